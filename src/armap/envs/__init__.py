@@ -1,0 +1,1 @@
+"""Environments: each obeys actions."""

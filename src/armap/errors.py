@@ -1,0 +1,71 @@
+"""Every error a caller can act on.
+
+    ArmapError
+      ConfigError            the user asked for something impossible
+      DataError              a stored record is malformed
+      BudgetError            the budget of the run is spent
+      RunError               one task went wrong; the others go on
+        LLMError             a language model gave no usable answer
+        PolicyError          no action could be read from the replies
+        EnvError             an environment failed or did not replay
+        RewardModelError     a score is missing or not finite
+
+A user's mistake (`ConfigError`, `DataError`) is printed as one sentence and ends the command with exit code 2.
+A `RunError` is caught in two places only, the rollout and the per-task loop of a stage, and becomes a `Failure`
+record. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class ArmapError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(ArmapError):
+    """The user asked for something impossible; the message says what to type instead."""
+
+
+class DataError(ArmapError):
+    """A stored record is malformed; the message names file, line and field."""
+
+
+class BudgetError(ArmapError):
+    """A limit on calls, tokens, seconds or money is reached; raised before the call that would exceed it."""
+
+
+class RunError(ArmapError):
+    """One task went wrong; the others go on."""
+
+
+class LLMError(RunError):
+    """A language model gave no usable answer.
+
+    Attributes:
+        retryable: whether the same request may succeed later.
+        status: HTTP status, if a server answered.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, status: int | None = None) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.status = status
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_llm_error, (str(self), self.retryable, self.status)
+
+
+def _rebuild_llm_error(message: str, retryable: bool, status: int | None) -> LLMError:
+    return LLMError(message, retryable=retryable, status=status)
+
+
+class PolicyError(RunError):
+    """No action could be read from any reply of the language model."""
+
+
+class EnvError(RunError):
+    """An environment failed, or a replayed observation differs from the recorded one."""
+
+
+class RewardModelError(RunError):
+    """A score is missing or not finite."""

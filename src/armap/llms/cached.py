@@ -1,0 +1,90 @@
+"""Never buys the same answer twice: a language model whose answers are kept in the ledger of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+
+from armap.errors import LLMError
+from armap.protocols import LLM
+from armap.store import Ledger
+from armap.types import Completion, Message, SamplingParams
+
+
+class CachedLLM:
+    """Answers from the ledger what was bought before, and buys the rest within the budget.
+
+    A request is identified by model, messages, sampling and choices, but not by how many answers it wants. Answers
+    are kept by index, so `n` answers stay `n` different ones: asking again gives the same, asking for fewer gives the
+    first of them, asking for more buys only the missing ones. Equal requests made at the same time share one
+    purchase, and its failure. An answer that costs nothing now has zero usage.
+
+    Args:
+        llm: the language model to buy from.
+        ledger: what was bought, and what may be spent.
+    """
+
+    def __init__(self, llm: LLM, ledger: Ledger) -> None:
+        self._llm = llm
+        self._ledger = ledger
+
+    @property
+    def name(self) -> str:
+        """Name of the language model behind."""
+        return self._llm.name
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: SamplingParams,
+        choices: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        """Draw exactly `n` answers, see `LLM.generate`.
+
+        Raises:
+            LLMError: the model failed or gave another number of answers; nothing was stored.
+            BudgetError: the run may not spend more.
+        """
+        key = _request_key(self._llm.name, messages, sampling, choices)
+        if len(self._ledger.stored(key)) < n:
+            await self._ledger.settled(key)
+        stored = self._ledger.stored(key)
+        if len(stored) >= n:
+            self._ledger.avoided_calls += 1
+            return stored[:n]
+        missing = n - len(stored)
+        with self._ledger.reserve(key):
+            started = time.monotonic()
+            bought = await self._llm.generate(
+                messages, n=missing, sampling=_sampling_from(sampling, len(stored)), choices=choices
+            )
+            if len(bought) != missing:
+                raise LLMError(
+                    f"{self.name} was asked for {missing} answers and gave {len(bought)}; try another model."
+                )
+            return stored + self._ledger.record(key, bought, time.monotonic() - started)
+
+
+def _request_key(
+    model: str, messages: Sequence[Message], sampling: SamplingParams, choices: Sequence[str] | None
+) -> str:
+    request = {
+        "model": model,
+        "messages": [message.model_dump() for message in messages],
+        "sampling": sampling.model_dump(),
+        "choices": None if choices is None else list(choices),
+    }
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _sampling_from(sampling: SamplingParams, first_index: int) -> SamplingParams:
+    """Give later answers a seed of their own, or the model would repeat the first ones."""
+    if sampling.seed is None or first_index == 0:
+        return sampling
+    digest = hashlib.sha256(f"{sampling.seed}:{first_index}".encode()).digest()
+    # 31 bits: servers differ in whether a seed may be negative or long.
+    return sampling.model_copy(update={"seed": int.from_bytes(digest[:4], "big") >> 1})

@@ -1,0 +1,467 @@
+"""A language model behind any OpenAI-compatible `/chat/completions` endpoint.
+
+Three things meet here: a question (what one call of `generate` wants, and how it reads a reply), an attempt (one
+HTTP request, bounded in time and size), and the policy that decides which failed attempts are worth repeating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import ssl
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import NamedTuple, Self
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from armap.errors import ConfigError, LLMError
+from armap.types import Completion, Message, SamplingParams, Usage
+
+CONNECT_TIMEOUT_S = 10.0
+"""A server that is there accepts at once, however long it then thinks."""
+MAX_REPLY_BYTES = 16 * 2**20
+"""Whoever sends more is no language model, and is not read further."""
+MAX_ERROR_BYTES = 64 * 2**10
+"""What is read of an error page."""
+EXCERPT_CHARS = 200
+"""What is quoted of a server's words."""
+RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
+"""Besides every 5xx: timeout, conflict, too early, too many requests."""
+
+_ADVICE = {
+    401: "; check the API key (ARMAP_API_KEY)",
+    403: "; check the API key (ARMAP_API_KEY)",
+    404: "; check the base URL and the name of the model",
+}
+_COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class HTTPLLM:
+    """Asks an OpenAI-compatible server, patiently: what may succeed later is tried again, the rest is an error.
+
+    A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
+    answers that could not be used. Use one instance per endpoint, in one event loop, so that its limit holds.
+
+    Args:
+        base_url: what stands before `/chat/completions`, usually ending in `/v1`.
+        model: the server's name for the model.
+        api_key: sent as a bearer token; None for servers that want none.
+        concurrency: most requests on their way at once.
+        timeout_s: longest time one attempt may take, from the request to the last byte of the reply.
+        max_attempts: how often one request is sent before it counts as failed.
+        backoff_s: longest wait after the first failed attempt; it doubles with each further one.
+        retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more.
+        price_usd_per_million: price of a million prompt tokens and of a million completion tokens; cached prompt
+            tokens are charged like others.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        timeout_s: float = 300.0,
+        max_attempts: int = 8,
+        backoff_s: float = 0.5,
+        retry_after_cap_s: float = 30.0,
+        price_usd_per_million: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        if concurrency < 1 or max_attempts < 1:
+            raise ConfigError(f"concurrency ({concurrency}) and max_attempts ({max_attempts}) must be at least 1.")
+        url = _checked_url(base_url)
+        self.name = f"{model} @ {url.copy_with(userinfo=b'', query=None, fragment=None)}"
+        self._model = model
+        self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
+        self._secrets = [secret for secret in (api_key, url.password, *url.params.values()) if secret]
+        self._client = _client(url, api_key)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._timeout_s = timeout_s
+        self._max_attempts = max_attempts
+        self._backoff = wait_random_exponential(multiplier=backoff_s, max=retry_after_cap_s)
+        self._retry_after_cap_s = retry_after_cap_s
+        self._price_usd_per_million = price_usd_per_million
+        self._server_takes_n = True
+
+    @classmethod
+    def from_environment(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        base_url: str | None = None,
+        model: str | None = None,
+        concurrency: int = 16,
+        price_usd_per_million: tuple[float, float] = (0.0, 0.0),
+    ) -> Self:
+        """Return the model that ARMAP_BASE_URL, ARMAP_MODEL and ARMAP_API_KEY describe; arguments come first.
+
+        OPENAI_BASE_URL stands in for a missing base URL and OPENAI_API_KEY for a missing key, but the latter is
+        sent nowhere else than to OPENAI_BASE_URL: a key meant for one server must not reach another.
+
+        Raises:
+            ConfigError: the base URL or the model is not set, or a setting cannot work.
+        """
+        own_url = base_url or environ.get("ARMAP_BASE_URL")
+        url = own_url or environ.get("OPENAI_BASE_URL")
+        model = model or environ.get("ARMAP_MODEL")
+        if not url:
+            raise ConfigError("No language model server is set; set ARMAP_BASE_URL, such as http://localhost:8000/v1.")
+        if not model:
+            raise ConfigError("No language model is set; set ARMAP_MODEL to the server's name for it.")
+        api_key = environ.get("ARMAP_API_KEY") or (None if own_url else environ.get("OPENAI_API_KEY"))
+        return cls(
+            base_url=url,
+            model=model,
+            api_key=api_key,
+            concurrency=concurrency,
+            price_usd_per_million=price_usd_per_million,
+        )
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: SamplingParams,
+        choices: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        """Draw exactly `n` answers; see `protocols.LLM`.
+
+        Raises:
+            LLMError: the server refused the request, or gave too few usable answers in all attempts.
+        """
+        question = _Question(self._model, messages, n, sampling, choices)
+        together = _Reply([], 0, Usage())
+        if n > 1 and self._server_takes_n:
+            together = await self._ask(question, n=n)
+        got = len(together.answers)
+        # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
+        first = n if together.num_choices == n else got
+        separate = await _all(self._ask(question, index=index) for index in range(first, first + n - got))
+        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame.
+        if n > 1 and together.num_choices < n:
+            self._server_takes_n = False
+        replies = [together, *separate]
+        answers = [answer for reply in replies for answer in reply.answers]
+        usage = sum((reply.usage for reply in replies), Usage())
+        return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
+
+    async def close(self) -> None:
+        """Close the connections; the model cannot be asked again."""
+        await self._client.aclose()
+
+    async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Reply:
+        """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
+        usage, attempts, bad_replies = Usage(), 0, 0
+
+        async def attempt() -> _Reply:
+            nonlocal usage, attempts, bad_replies
+            attempts += 1
+            # A server that honours the seed would repeat a bad reply for ever, so each one moves on to a fresh seed.
+            content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
+            reply = _decoded(content)
+            usage += self._usage(reply)
+            choices = _get(reply, "choices")
+            choices = choices[:n] if isinstance(choices, list) else []
+            answers = question.answers(choices)
+            if not answers:
+                bad_replies += 1
+                raise self._unusable(content, choices)
+            return _Reply(answers, len(choices), usage)
+
+        retrying = AsyncRetrying(
+            sleep=asyncio.sleep,
+            stop=stop_after_attempt(self._max_attempts),
+            wait=self._wait_s,
+            retry=retry_if_exception(lambda error: isinstance(error, _AttemptError) and error.retryable),
+            reraise=True,
+        )
+        try:
+            return await retrying(attempt)
+        except _AttemptError as error:
+            if n > 1 and error.blames_n:
+                return _Reply([], 0, usage)
+            if error.retryable:
+                message = f"{self.name} gave no usable answer in {attempts} attempts; the last one brought {error}."
+            else:
+                advice = _ADVICE.get(error.status or 0, "")
+                message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
+            raise LLMError(message, retryable=error.retryable, status=error.status) from None
+
+    async def _post(self, body: bytes) -> bytes:
+        """Make one attempt and return the body of a successful reply."""
+        try:
+            async with (
+                self._slots,
+                asyncio.timeout(self._timeout_s),
+                self._client.stream("POST", self._url, content=body) as response,
+            ):
+                content = await _read(response, MAX_REPLY_BYTES if response.is_success else MAX_ERROR_BYTES)
+        except TimeoutError:
+            raise _AttemptError(f"no answer within {self._timeout_s:g} s") from None
+        except httpx.RequestError as error:
+            raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}") from None
+        if not response.is_success:
+            raise self._refusal(response, content)
+        if len(content) > MAX_REPLY_BYTES:
+            raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
+        return content
+
+    def _unusable(self, content: bytes, choices: Sequence[object]) -> _AttemptError:
+        quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
+        cut = any(_get(choice, "finish_reason") == "length" for choice in choices)
+        return _AttemptError(f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}")
+
+    def _refusal(self, response: httpx.Response, content: bytes) -> _AttemptError:
+        status = response.status_code
+        text = content.decode(errors="replace")
+        return _AttemptError(
+            f"HTTP {status}{self._quoted(_server_message(content) or text)}",
+            retryable=status in RETRYABLE_STATUSES or status >= 500,
+            status=status,
+            retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")),
+            blames_n=status in (400, 422) and _COMPLAINT_ABOUT_N.search(text) is not None,
+        )
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        """Return the wait before the next attempt: what the server asks for, but at least the back-off.
+
+        Source: full jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+        """
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.retry_after_s if isinstance(error, _AttemptError) else 0.0
+        return max(self._backoff(state), min(asked_s, self._retry_after_cap_s))
+
+    def _usage(self, reply: object) -> Usage:
+        counts = _get(reply, "usage")
+        prompt_tokens = _count(counts, "prompt_tokens")
+        completion_tokens = _count(counts, "completion_tokens")
+        prompt_price, completion_price = self._price_usd_per_million
+        return Usage(
+            calls=1,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=_count(_get(counts, "prompt_tokens_details"), "cached_tokens"),
+            completion_tokens=completion_tokens,
+            cost_usd=(prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6,
+        )
+
+    def _quoted(self, text: str) -> str:
+        """Return the start of a server's text in brackets, safe to print and to record, or nothing if it is empty."""
+        text = " ".join("".join(char if char.isprintable() else " " for char in text[:MAX_ERROR_BYTES]).split())
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        return f" ({text[:EXCERPT_CHARS]})" if text else ""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What one call of `generate` wants: the requests it sends, and how it reads the replies."""
+
+    model: str
+    messages: Sequence[Message]
+    n: int
+    sampling: SamplingParams
+    choices: Sequence[str] | None
+
+    def body(self, n: int, *, seed_offset: int) -> bytes:
+        """Return the request for `n` of the answers."""
+        fields: dict[str, object] = {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_tokens": self.sampling.max_tokens,
+        }
+        if n > 1:
+            fields["n"] = n
+        if self.sampling.seed is not None:
+            # Servers keep seeds in 32 or 64 bits, signed or not; 31 bits fit all of them.
+            fields["seed"] = (self.sampling.seed + seed_offset) % 2**31
+        if self.choices is not None:
+            fields |= self._choice_fields(self.choices)
+        elif self.sampling.stop:
+            fields["stop"] = self.sampling.stop
+        return json.dumps(fields).encode()
+
+    def _choice_fields(self, choices: Sequence[str]) -> dict[str, object]:
+        schema = {
+            "type": "object",
+            "properties": {"action": {"type": "string", "enum": list(choices)}},
+            "required": ["action"],
+            "additionalProperties": False,
+        }
+        # The schema bounds the answer already, and one that is cut short is lost; a token is at least one byte.
+        longest = max(len(json.dumps({"action": choice})) for choice in choices)
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "action", "strict": True, "schema": schema},
+            },
+            "max_tokens": max(self.sampling.max_tokens, longest),
+        }
+
+    def answers(self, choices: Iterable[object]) -> list[str]:
+        """Return the usable answers among a reply's `choices`."""
+        return [answer for answer in map(self._answer, choices) if answer is not None]
+
+    def _answer(self, choice: object) -> str | None:
+        text = _get(_get(choice, "message"), "content")
+        # An empty text is an answer only if the model chose to stop there.
+        if not isinstance(text, str) or not (text or _get(choice, "finish_reason") == "stop"):
+            return None
+        if self.choices is not None:
+            return _chosen(text, self.choices)
+        for stop in self.sampling.stop:
+            text = text.partition(stop)[0]
+        return _UNSTORABLE.sub("\ufffd", text)
+
+
+class _Reply(NamedTuple):
+    """The usable answers of one request, out of how many the server gave, and what was spent on them."""
+
+    answers: list[str]
+    num_choices: int
+    usage: Usage
+
+
+class _AttemptError(Exception):
+    """An attempt brought no usable answer; never leaves this module."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        retryable: bool = True,
+        status: int | None = None,
+        retry_after_s: float = 0.0,
+        blames_n: bool = False,
+    ) -> None:
+        super().__init__(what)
+        self.retryable = retryable
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.blames_n = blames_n
+
+
+def _checked_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        # The address itself is not shown, because it may carry a password.
+        raise ConfigError(
+            "The base URL of the language model server must be a complete http:// or https:// address, "
+            "such as http://localhost:8000/v1."
+        )
+    return url
+
+
+def _client(url: httpx.URL, api_key: str | None) -> httpx.AsyncClient:
+    headers = {"Content-Type": "application/json"}
+    if api_key:
+        if url.userinfo:
+            raise ConfigError("The base URL carries a user name, so an API key cannot be sent as well; remove one.")
+        if not re.fullmatch(r"[!-~]+", api_key):
+            raise ConfigError("The API key holds characters no key has; look for blanks or line breaks around it.")
+        headers["Authorization"] = f"Bearer {api_key}"
+    # A proxy named in the environment is used, except for this machine's own servers, which it cannot reach.
+    local = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+    try:
+        return httpx.AsyncClient(
+            headers=headers,
+            verify=_tls(),
+            auth=(url.username, url.password) if url.userinfo else None,
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(max_connections=None),
+            mounts=local,
+        )
+    except (ImportError, ValueError):
+        raise ConfigError(
+            "The proxy in the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) cannot be used; "
+            "correct it, or install httpx[socks] if it is a SOCKS proxy."
+        ) from None
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return what connections are secured with; reading the certificates takes 40 ms, so models share it."""
+    return httpx.create_ssl_context()
+
+
+async def _all(asks: Iterable[Coroutine[None, None, _Reply]]) -> list[_Reply]:
+    """Await all at once; when one fails, the others are cancelled, as their answers would be of no use."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask) for ask in asks]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _read(response: httpx.Response, limit: int) -> bytes:
+    """Read a body until its end, or until it is longer than `limit` bytes."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > limit:
+            break
+    return bytes(body)
+
+
+def _retry_after_s(header: str) -> float:
+    """Return the seconds a Retry-After header asks for, given in seconds or as a date; 0 if it says neither."""
+    if re.fullmatch(r"\d+(\.\d+)?", header):
+        return float(header)
+    try:
+        date = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return (date - datetime.now(UTC)).total_seconds()
+
+
+def _server_message(content: bytes) -> str | None:
+    """Return what an error body says in words, in any of the forms in use."""
+    reply = _decoded(content)
+    error = _get(reply, "error")
+    places = (_get(error, "message"), error, _get(reply, "message"), _get(reply, "detail"))
+    return next((text for text in places if isinstance(text, str)), None)
+
+
+def _chosen(text: str, choices: Sequence[str]) -> str | None:
+    """Return the choice that `text` names, as the JSON asked for or, where a server knows no schemas, bare."""
+    bare = text.strip()
+    readings = (_get(_decoded(bare), "action"), text, bare, bare.strip("\"'`"))
+    return next((choice for reading in readings for choice in choices if choice == reading), None)
+
+
+def _decoded(text: str | bytes) -> object:
+    """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _get(value: object, key: str) -> object:
+    """Return a member of a decoded JSON value of unknown shape, or None."""
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _count(value: object, key: str) -> int:
+    count = _get(value, key)
+    return count if isinstance(count, int) and 0 <= count < 2**53 else 0

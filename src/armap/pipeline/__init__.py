@@ -1,0 +1,1 @@
+"""The stages, in order: collect, synthesize, train, plan, evaluate, report."""

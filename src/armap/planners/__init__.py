@@ -1,0 +1,1 @@
+"""Planners: each decides which trajectory to return."""

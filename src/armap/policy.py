@@ -1,0 +1,125 @@
+"""Turns a language model into a policy: prompt, model, parser, actions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from random import Random
+
+from armap.errors import PolicyError
+from armap.prompts import load_prompt
+from armap.protocols import LLM
+from armap.types import Action, History, Message, SamplingParams, Trajectory, Usage
+
+_MARKER = re.compile(r"^[ \t>*#-]*action[ \t]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
+_THOUGHT = re.compile(r"^\s*thought[ \t]*:[ \t]*", re.IGNORECASE)
+_STRICT = re.compile(r"(?:Thought: (?P<thought>.*)\n)?Action: (?P<action>[^\n]+)\n?", re.DOTALL)
+_WRAPPING = " \t`'\"*"
+
+
+class PromptedPolicy:
+    """A policy that asks a language model.
+
+    Where an observation lists the legal actions, the model chooses among them; where it does not, or with
+    `choose=False`, the model writes freely and its reply is parsed.
+
+    Args:
+        llm: the language model.
+        rules: what an action is, in words.
+        examples: trajectories to show before the task.
+        sampling: how to draw; the seed is replaced by one from the planner's generator.
+        choose: let the model choose where the legal actions are listed.
+        strict: accept nothing but `Action: ...`, with `Thought: ...` before it or not. Otherwise the text after the
+            last `Action:`, or else the first line, is the action.
+
+    Attributes:
+        usage: what the proposals of this policy cost until now.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        rules: str,
+        examples: Sequence[Trajectory] = (),
+        sampling: SamplingParams,
+        choose: bool = True,
+        strict: bool = False,
+    ) -> None:
+        self.usage = Usage()
+        self._llm = llm
+        self._choose = choose
+        self._strict = strict
+        self._sampling = sampling
+        system = rules.strip() + ("\n" + load_prompt("act_strict_format") if strict else "")
+        self._opening = [Message(role="system", content=system)]
+        for example in examples:
+            self._opening += self._turns(
+                History(task=example.task, steps=example.steps, observation=example.final_observation)
+            )[:-1]
+
+    async def propose(self, history: History, *, n: int, rng: Random, greedy: bool = False) -> list[Action]:
+        """Draw up to `n` actions; see `armap.protocols.Policy.propose`."""
+        temperature = 0.0 if greedy else self._sampling.temperature
+        sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "temperature": temperature})
+        choices = history.observation.actions if self._choose else None
+        messages = [*self._opening, *self._turns(history)]
+        completions = await self._llm.generate(messages, n=n, sampling=sampling, choices=choices)
+        self.usage = sum((completion.usage for completion in completions), self.usage)
+        if choices is not None:
+            return [Action(text=completion.text) for completion in completions]
+        legal = history.observation.actions or ()
+        parsed = [parse_action(completion.text, strict=self._strict, legal=legal) for completion in completions]
+        actions = [action for action in parsed if action is not None]
+        if not actions:
+            raise PolicyError(
+                f"none of {n} replies to task {history.task.id!r} could be read as an action; "
+                f"the first was {completions[0].text[:80]!r}"
+            )
+        return actions
+
+    def _turns(self, history: History) -> list[Message]:
+        """Return a history as a conversation: observations are the user's turns, actions the assistant's."""
+        turns: list[Message] = []
+        for step in history.steps:
+            turns.append(Message(role="user", content=step.observation.text))
+            turns.append(Message(role="assistant", content=self._said(step.action)))
+        turns.append(Message(role="user", content=history.observation.text))
+        turns[0] = Message(role="user", content=f"{history.task.instruction}\n{turns[0].content}")
+        return turns
+
+    def _said(self, action: Action) -> str:
+        if not self._strict:
+            return action.text
+        thought = f"Thought: {action.thought}\n" if action.thought else ""
+        return f"{thought}Action: {action.text}"
+
+
+def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Action | None:
+    """Read an action out of a language model's reply.
+
+    Args:
+        reply: what the model wrote.
+        strict: see `PromptedPolicy`.
+        legal: the legal actions, if they are known: a reply that differs from one of them in letter case or spacing
+            only is taken to be it.
+
+    Returns:
+        The action, or None if there is none.
+    """
+    if strict:
+        match = _STRICT.fullmatch(reply)
+        return Action(text=match["action"].strip(), thought=match["thought"] or "") if match else None
+    markers = list(_MARKER.finditer(reply))
+    thought = reply[: markers[-1].start()] if markers else ""
+    rest = reply[markers[-1].end() :] if markers else reply
+    lines = [line.strip(_WRAPPING) for line in rest.splitlines()]
+    text = next((line for line in lines if line and not line.startswith("```")), "")
+    if not text:
+        return None
+    canonical = {_squeezed(action): action for action in legal}
+    return Action(text=canonical.get(_squeezed(text), text), thought=_THOUGHT.sub("", thought).strip())
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split()).casefold()

@@ -1,0 +1,180 @@
+"""The seams: what a language model, an environment, a policy, a reward model and a planner must do.
+
+The fifth seam, `Planner`, is reached through `World`: a planner holds no environment, only histories, and asks the
+world for the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from armap.types import (
+    Action,
+    Completion,
+    History,
+    Message,
+    Observation,
+    SamplingParams,
+    SearchResult,
+    Task,
+    Trajectory,
+)
+
+
+class LLM(Protocol):
+    """Answers messages."""
+
+    @property
+    def name(self) -> str:
+        """Identity of the model, recorded with everything it answers."""
+        ...
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: SamplingParams,
+        choices: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        """Draw exactly `n` answers.
+
+        Args:
+            messages: the conversation; the last message is not the assistant's.
+            n: number of independent answers, at least 1.
+            sampling: how to draw them.
+            choices: if given, every answer is one of these texts, drawn as the model's own distribution
+                over them has it. At least one, none empty, no two equal.
+
+        Raises:
+            LLMError: fewer than `n` answers could be had.
+            BudgetError: the run may not spend more.
+        """
+        ...
+
+
+class StepResult(NamedTuple):
+    """What an environment answers to an action."""
+
+    observation: Observation
+    """What is seen now."""
+    env_reward: float
+    """What this action was paid; for evaluation only."""
+    terminated: bool
+    """The world reached an end."""
+    truncated: bool
+    """A limit was reached."""
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """Named quantities to report, such as a price."""
+
+
+class Environment(Protocol):
+    """Obeys actions. Plain blocking code, as in Gymnasium; `World` decides where it runs."""
+
+    def reset(self, task: Task) -> Observation:
+        """Start the task afresh.
+
+        Raises:
+            EnvError: the task cannot be started.
+        """
+        ...
+
+    def step(self, action: str) -> StepResult:
+        """Do one action. An invalid action is an observation that says so, not an exception.
+
+        Raises:
+            EnvError: the environment broke; it is replaced, and the rollout counts as failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release whatever is held; called once."""
+        ...
+
+
+@runtime_checkable
+class HindsightWriter(Protocol):
+    """An environment that can say in words what a trajectory achieved."""
+
+    def hindsight_task(self, trajectory: Trajectory) -> Task | None:
+        """Return the task that `trajectory` fulfils, or None if it achieved nothing that can be asked for.
+
+        Two trajectories from the same start achieved the same thing exactly when their hindsight tasks are equal.
+        """
+        ...
+
+
+class Policy(Protocol):
+    """Proposes actions."""
+
+    async def propose(self, history: History, *, n: int, rng: Random, greedy: bool = False) -> list[Action]:
+        """Return 1 to `n` actions for the current observation; repeats are allowed and mean preference.
+
+        Args:
+            history: where the agent is; `observation` is not the last one of an episode.
+            n: number of independent draws.
+            rng: decides the draws.
+            greedy: take the most likely action instead of drawing.
+
+        Raises:
+            PolicyError: no reply could be read as an action.
+            LLMError: the language model gave none.
+        """
+        ...
+
+
+class RewardModel(Protocol):
+    """Scores finished trajectories."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        """Return one finite score per trajectory, in the same order; higher is better.
+
+        Scores have no unit and are comparable only within one task.
+
+        Raises:
+            RewardModelError: a score is missing or not finite.
+        """
+        ...
+
+
+class World(Protocol):
+    """What a planner sees of an environment: histories, which are values, and how they go on."""
+
+    async def start(self, task: Task) -> History:
+        """Return the empty history of `task`.
+
+        Raises:
+            EnvError: the task cannot be started.
+        """
+        ...
+
+    async def advance(self, history: History, action: Action) -> History:
+        """Return `history` after one more action; the same history and action give the same answer.
+
+        Raises:
+            EnvError: the environment broke or did not replay.
+        """
+        ...
+
+
+class Planner(Protocol):
+    """Decides which trajectory to return, without ever reading an environment's reward or naming an environment."""
+
+    @property
+    def name(self) -> str:
+        """Name in records and reports."""
+        ...
+
+    async def plan(
+        self, task: Task, world: World, policy: Policy, reward_model: RewardModel, rng: Random
+    ) -> SearchResult:
+        """Try `task` and return every trajectory considered, and which one is the answer.
+
+        Raises:
+            RunError: nothing can be returned.
+            BudgetError: the run may not spend more.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Reward models: each scores finished trajectories."""

@@ -1,0 +1,315 @@
+"""The records: everything that is written to disk or travels between stages.
+
+All are frozen and refuse unknown fields, so a record that was read is a record that was meant. A record has no
+behaviour beyond its own consistency; what holds a connection or weights is a plain class elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+SCHEMA_VERSION = 1
+"""Version of every record below; a run folder written under another one is refused."""
+
+StopReason = Literal["terminated", "truncated", "failed"]
+"""The world ended the trajectory, a limit ended it, or something broke."""
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(Record):
+    """One problem for an agent."""
+
+    id: str
+    """Unique within its environment."""
+    env: str
+    """Name of the environment that understands `config`."""
+    instruction: str
+    """What the agent is asked to do, in words."""
+    split: str = "train"
+    """`train`, `test` or a name the environment defines."""
+    seed: int = 0
+    """Seed for whatever the environment draws at random."""
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the environment needs to rebuild the same start."""
+
+
+class Observation(Record):
+    """What the agent sees."""
+
+    text: str
+    """The observation in words."""
+    actions: tuple[str, ...] | None = None
+    """The legal actions, where the environment can list them."""
+
+
+class Action(Record):
+    """What the agent does."""
+
+    text: str
+    """What the environment executes."""
+    thought: str = ""
+    """Reasoning the language model wrote before the action; never executed."""
+
+
+class Step(Record):
+    """One action at the observation that it answers."""
+
+    observation: Observation
+    """What was seen before the action."""
+    action: Action
+    """What was done."""
+    env_reward: float = 0.0
+    """What the environment paid for the action; for evaluation only."""
+
+
+class History(Record):
+    """A trajectory so far, as a value: the state of every planner."""
+
+    task: Task
+    """The problem."""
+    steps: tuple[Step, ...] = ()
+    """What happened until now."""
+    observation: Observation
+    """What is seen now."""
+    stop_reason: StopReason | None = None
+    """Why nothing more can happen, or None while it can."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Named quantities the environment reports, such as a price."""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The texts of the actions taken, which together with the task identify this state."""
+        return tuple(step.action.text for step in self.steps)
+
+
+class Failure(Record):
+    """What went wrong in place of a result."""
+
+    kind: str
+    """Class name of the error."""
+    message: str
+    """One sentence."""
+
+
+class Trajectory(Record):
+    """A finished attempt: N steps and N+1 observations."""
+
+    id: str
+    """Unique within its file."""
+    task: Task
+    """The problem that was attempted."""
+    steps: tuple[Step, ...]
+    """The N steps, each with the observation before its action."""
+    final_observation: Observation
+    """The observation after the last action."""
+    stop_reason: StopReason
+    """Why it ended."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Named quantities the environment reported at the end."""
+    failure: Failure | None = None
+    """Set exactly when `stop_reason` is `failed`."""
+
+    @property
+    def env_reward(self) -> float:
+        """What the environment paid in all; for evaluation only, never shown to a policy, planner or reward model."""
+        return sum(step.env_reward for step in self.steps)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The texts of the actions taken."""
+        return tuple(step.action.text for step in self.steps)
+
+    @model_validator(mode="after")
+    def _failure_matches_stop_reason(self) -> Self:
+        if (self.failure is not None) != (self.stop_reason == "failed"):
+            raise ValueError("a trajectory carries a failure exactly when its stop_reason is 'failed'")
+        return self
+
+
+class PreferencePair(Record):
+    """One instruction, a trajectory that fulfils it and one that does not."""
+
+    id: str
+    """Unique within its file."""
+    task: Task
+    """The task both sides attempt; its instruction may have been rewritten to fit `chosen`."""
+    chosen: Trajectory
+    """The trajectory that fulfils the instruction."""
+    rejected: Trajectory
+    """The trajectory that does not."""
+    source_task_id: str
+    """The task the policy was attempting when it produced `chosen`; pairs of one source belong to one split."""
+    origin: str
+    """How the rejected trajectory was made: `altered_action` or `other_outcome`."""
+    instruction_writer: str
+    """Who wrote the instruction: `environment` or the name of a language model."""
+    verified_by: str
+    """What established the difference, such as `execution`."""
+
+    @model_validator(mode="after")
+    def _both_sides_attempt_the_task(self) -> Self:
+        for side in (self.chosen, self.rejected):
+            if side.task != self.task:
+                raise ValueError("both trajectories of a pair must attempt the pair's own task")
+            if side.failure is not None:
+                raise ValueError("a failed trajectory must not enter a pair")
+        return self
+
+
+class DiscardedPair(Record):
+    """A pair that was not made, and why."""
+
+    id: str
+    """The id it would have had."""
+    origin: str
+    """How its rejected trajectory was to be made."""
+    reason: str
+    """Why not, in a few words that are the same for the same cause."""
+
+
+class TrainingPoint(Record):
+    """One optimiser step of a reward model."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """Loss on the step's pairs, in nats."""
+    accuracy: float
+    """Share of the step's pairs whose chosen trajectory scored higher."""
+    heldout_loss: float | None = None
+    """Loss on all held-out pairs after the step, where it was evaluated."""
+    heldout_accuracy: float | None = None
+    """Pairwise accuracy on all held-out pairs after the step, where it was evaluated."""
+
+
+class HeldoutScore(Record):
+    """What the trained reward model says of one pair it was not trained on."""
+
+    pair_id: str
+    """The pair."""
+    source_task_id: str
+    """Its source task, over which intervals are drawn."""
+    origin: str
+    """How its rejected trajectory was made."""
+    chosen: float
+    """Score of the chosen trajectory."""
+    rejected: float
+    """Score of the rejected one."""
+
+
+class Usage(Record):
+    """What was spent on language models."""
+
+    calls: int = 0
+    """Requests sent."""
+    prompt_tokens: int = 0
+    """Tokens read by the model, cached ones included."""
+    cached_tokens: int = 0
+    """Tokens among `prompt_tokens` that the model did not have to compute again."""
+    completion_tokens: int = 0
+    """Tokens written by the model."""
+    cost_usd: float = 0.0
+    """Money, where a price is known."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Budget(Record):
+    """Limits of a run; None means unlimited. They hold over all sittings of the run, not for each one."""
+
+    max_calls: int | None = Field(default=None, ge=0)
+    """Requests to language models."""
+    max_tokens: int | None = Field(default=None, ge=0)
+    """Tokens read and written."""
+    max_seconds: float | None = Field(default=None, ge=0)
+    """Wall time of this invocation, in seconds."""
+    max_cost_usd: float | None = Field(default=None, ge=0)
+    """Money."""
+
+
+class Message(Record):
+    """One turn of a conversation with a language model."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who speaks."""
+    content: str
+    """What is said."""
+
+
+class SamplingParams(Record):
+    """How a language model draws its answer."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 takes the most likely answer."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Share of the probability mass that is sampled from."""
+    max_tokens: int = Field(default=64, gt=0)
+    """Longest answer."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer; they are not part of it."""
+    seed: int | None = None
+    """Makes the draw repeatable where the model supports it."""
+
+
+class Completion(Record):
+    """One answer of a language model."""
+
+    text: str
+    """The answer, without its stop text."""
+    usage: Usage = Usage()
+    """What this answer cost; for several answers of one request the first carries it all."""
+    choice_entropy_nats: float | None = None
+    """Entropy of the distribution over the offered choices, where the model knows it."""
+    choice_mass: float | None = None
+    """Probability that a free answer is one of the offered choices, where the model knows it."""
+
+
+class Candidate(Record):
+    """A trajectory a planner considered."""
+
+    trajectory: Trajectory
+    """What was tried."""
+    score: float | None = None
+    """What the reward model says; None where no reward model was asked."""
+
+
+class SearchResult(Record):
+    """What a planner did with one task."""
+
+    task: Task
+    """The problem."""
+    planner: str
+    """Name of the planner."""
+    candidates: tuple[Candidate, ...] = ()
+    """Every trajectory it considered, in the order they were drawn."""
+    answer: int | None = None
+    """Index into `candidates` of the trajectory it returns; None if it failed."""
+    usage: Usage = Usage()
+    """What it spent on language models."""
+    env_steps: int = Field(default=0, ge=0)
+    """Steps really executed in the environment."""
+    merged_proposals: int = Field(default=0, ge=0)
+    """Proposals that shared the request of an identical state instead of needing one of their own."""
+    seconds: float = Field(default=0.0, ge=0)
+    """Wall time."""
+    failure: Failure | None = None
+    """What went wrong, if nothing can be returned."""

@@ -1,0 +1,251 @@
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from armap.errors import BudgetError, LLMError
+from armap.llms.cached import CachedLLM
+from armap.protocols import LLM
+from armap.store import Ledger, LedgerEntry, RunFolder
+from armap.types import Budget, Completion, Message, SamplingParams, Usage
+
+
+class HashLLM:
+    """Answers with a hash of what decides the answer; without a seed, of how many answers it has given."""
+
+    def __init__(self, name: str = "hash") -> None:
+        self.name = name
+        self.requests: list[tuple[int, int | None]] = []
+        self.failures: list[Exception] = []
+        self.surplus = 0
+        self.prefix = ""
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: SamplingParams,
+        choices: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        self.requests.append((n, sampling.seed))
+        await asyncio.sleep(0.005)
+        if self.failures:
+            raise self.failures.pop(0)
+        origin = sampling.seed if sampling.seed is not None else f"request {len(self.requests)}"
+        texts = [
+            self.prefix + hashlib.sha256(repr((messages, origin, index)).encode()).hexdigest()[:12]
+            for index in range(n + self.surplus)
+        ]
+        usage = Usage(calls=1, prompt_tokens=7, completion_tokens=3 * n, cost_usd=0.25)
+        return [Completion(text=text, usage=Usage() if index else usage) for index, text in enumerate(texts)]
+
+
+ASK = [Message(role="user", content="What now?")]
+SAMPLING = SamplingParams()
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunFolder(tmp_path) as run:
+        yield run
+
+
+def answer_texts(completions: list[Completion]) -> list[str]:
+    return [completion.text for completion in completions]
+
+
+def usage_of(completions: list[Completion]) -> Usage:
+    return sum((completion.usage for completion in completions), Usage())
+
+
+@settings(deadline=None, max_examples=25)
+@given(asked=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6)), max_size=8), seed=st.none() | st.integers(0))
+def test_answers_keep_their_index_and_only_missing_ones_are_bought(asked, seed):
+    async def check(path: Path) -> None:
+        sampling = SamplingParams(seed=seed)
+        llm = HashLLM()
+        most = {}
+        returned = Usage()
+        with RunFolder(path) as run:
+            ledger = Ledger(run)
+            cached = CachedLLM(llm, ledger)
+            seen: dict[int, list[str]] = {}
+            for question, n in asked:
+                messages = [Message(role="user", content=f"Question {question}")]
+                completions = await cached.generate(messages, n=n, sampling=sampling)
+                known = seen.get(question, [])
+                assert len(completions) == n
+                assert answer_texts(completions)[: len(known)] == known[:n]
+                assert len(set(answer_texts(completions))) == n
+                seen[question] = max(known, answer_texts(completions), key=len)
+                most[question] = max(most.get(question, 0), n)
+                returned += usage_of(completions)
+            assert sum(n for n, _ in llm.requests) == sum(most.values())
+            assert ledger.avoided_calls == len(asked) - len(llm.requests)
+            assert returned == ledger.spent
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(check(Path(folder)))
+
+
+async def test_a_resumed_run_gets_the_same_answers_and_buys_nothing(tmp_path):
+    with RunFolder(tmp_path) as run:
+        first = Ledger(run)
+        bought = [await CachedLLM(HashLLM(), first).generate(ASK, n=n, sampling=SAMPLING) for n in (2, 5)]
+    with RunFolder(tmp_path) as run:
+        llm, ledger = HashLLM(), Ledger(run, Budget(max_calls=0))
+        again = [await CachedLLM(llm, ledger).generate(ASK, n=n, sampling=SAMPLING) for n in (2, 5)]
+    assert [answer_texts(completions) for completions in again] == [answer_texts(completions) for completions in bought]
+    assert usage_of(again[0] + again[1]) == Usage()
+    assert llm.requests == []
+    assert ledger.avoided_calls == 2
+    assert ledger.spent == first.spent == usage_of(bought[0] + bought[1])
+
+
+async def test_later_answers_are_drawn_with_a_seed_of_their_own_that_is_always_the_same(tmp_path):
+    requests = []
+    for folder in ("one", "two"):
+        with RunFolder(tmp_path / folder) as run:
+            llm = HashLLM()
+            cached = CachedLLM(llm, Ledger(run))
+            for n in (2, 3, 5):
+                await cached.generate(ASK, n=n, sampling=SamplingParams(seed=11))
+            requests.append(llm.requests)
+    assert requests[0] == requests[1]
+    (_, first), (_, second), (_, third) = requests[0]
+    assert first == 11
+    assert len({first, second, third}) == 3
+    assert 0 <= second < 2**31
+
+
+async def test_everything_that_decides_an_answer_tells_requests_apart_and_n_does_not(run):
+    llm, ledger = HashLLM(), Ledger(run)
+    cached = CachedLLM(llm, ledger)
+    other_words = [Message(role="user", content="What then?")]
+    other_role = [Message(role="system", content="What now?")]
+    requests = [
+        (cached, ASK, SAMPLING, None),
+        (cached, other_words, SAMPLING, None),
+        (cached, other_role, SAMPLING, None),
+        (cached, [*ASK, *ASK], SAMPLING, None),
+        (cached, ASK, SamplingParams(temperature=0.5), None),
+        (cached, ASK, SamplingParams(seed=1), None),
+        (cached, ASK, SAMPLING, ["left", "right"]),
+        (cached, ASK, SAMPLING, ["left"]),
+        (CachedLLM(HashLLM("another"), ledger), ASK, SAMPLING, None),
+    ]
+    for n in (2, 1):
+        for asked, messages, sampling, choices in requests:
+            await asked.generate(messages, n=n, sampling=sampling, choices=choices)
+    assert len(llm.requests) == len(requests) - 1
+    assert len({entry.key for entry in run.read("completions", LedgerEntry)}) == len(requests)
+
+
+async def test_equal_requests_at_the_same_time_share_one_purchase(run):
+    llm, ledger = HashLLM(), Ledger(run)
+    # Two wrappers, as a policy and a judge on the same model would have.
+    wrappers = [CachedLLM(llm, ledger), CachedLLM(llm, ledger)]
+    answers = await asyncio.gather(
+        *(wrappers[number % 2].generate(ASK, n=3, sampling=SAMPLING) for number in range(20))
+    )
+    assert llm.requests == [(3, None)]
+    assert len({tuple(answer_texts(completions)) for completions in answers}) == 1
+    assert sum((usage_of(completions) for completions in answers), Usage()) == ledger.spent
+    assert ledger.avoided_calls == 19
+
+
+async def test_a_larger_request_made_during_a_smaller_one_buys_only_the_difference(run):
+    llm = HashLLM()
+    cached = CachedLLM(llm, Ledger(run))
+    few, many = await asyncio.gather(
+        cached.generate(ASK, n=2, sampling=SAMPLING), cached.generate(ASK, n=5, sampling=SAMPLING)
+    )
+    assert [n for n, _ in llm.requests] == [2, 3]
+    assert answer_texts(many)[:2] == answer_texts(few)
+
+
+async def test_a_failed_purchase_stores_nothing_fails_all_who_wait_for_it_and_can_be_tried_again(run):
+    llm, ledger = HashLLM(), Ledger(run)
+    llm.failures = [LLMError("the server is down", retryable=True)]
+    cached = CachedLLM(llm, ledger)
+    outcomes = await asyncio.gather(
+        *(cached.generate(ASK, n=2, sampling=SAMPLING) for _ in range(5)), return_exceptions=True
+    )
+    assert all(isinstance(outcome, LLMError) and outcome.retryable for outcome in outcomes)
+    assert len(llm.requests) == 1
+    assert ledger.spent == Usage()
+    assert len(await cached.generate(ASK, n=2, sampling=SAMPLING)) == 2
+
+
+async def test_what_is_already_stored_is_answered_even_while_more_is_being_bought_in_vain(run):
+    llm = HashLLM()
+    cached = CachedLLM(llm, Ledger(run))
+    await cached.generate(ASK, n=2, sampling=SAMPLING)
+    llm.failures = [LLMError("the server is down")]
+    more, stored = await asyncio.gather(
+        cached.generate(ASK, n=4, sampling=SAMPLING),
+        cached.generate(ASK, n=2, sampling=SAMPLING),
+        return_exceptions=True,
+    )
+    assert isinstance(more, LLMError)
+    assert len(stored) == 2
+
+
+async def test_cancelling_the_one_who_buys_leaves_those_who_wait_with_an_answer(run):
+    llm = HashLLM()
+    cached = CachedLLM(llm, Ledger(run))
+    tasks = [asyncio.create_task(cached.generate(ASK, n=2, sampling=SAMPLING)) for _ in range(5)]
+    await asyncio.sleep(0.001)
+    tasks[0].cancel()
+    tasks[1].cancel()
+    cancelled, also_cancelled, *answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert isinstance(also_cancelled, asyncio.CancelledError)
+    assert len({tuple(answer_texts(completions)) for completions in answers}) == 1
+    assert len(llm.requests) == 2
+
+
+@pytest.mark.parametrize("surplus", [-1, 1])
+async def test_a_model_that_gives_another_number_of_answers_is_an_error_and_nothing_is_stored(run, surplus):
+    llm, ledger = HashLLM(), Ledger(run)
+    llm.surplus = surplus
+    with pytest.raises(LLMError, match=f"asked for 2 answers and gave {2 + surplus}"):
+        await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)
+    assert ledger.spent == Usage()
+
+
+async def test_max_calls_is_exact_under_concurrency_and_stored_answers_remain_available(run):
+    llm = HashLLM()
+    cached = CachedLLM(llm, Ledger(run, Budget(max_calls=10)))
+    questions = [[Message(role="user", content=f"Question {number}")] for number in range(50)]
+    outcomes = await asyncio.gather(
+        *(cached.generate(question, n=2, sampling=SAMPLING) for question in questions), return_exceptions=True
+    )
+    assert len(llm.requests) == 10
+    assert sum(isinstance(outcome, BudgetError) for outcome in outcomes) == 40
+    answered = next(i for i, outcome in enumerate(outcomes) if not isinstance(outcome, BudgetError))
+    assert len(await cached.generate(questions[answered], n=2, sampling=SAMPLING)) == 2
+
+
+async def test_text_that_cannot_be_stored_is_the_same_when_bought_and_when_read_again(tmp_path):
+    with RunFolder(tmp_path) as run:
+        llm = HashLLM()
+        llm.prefix = "\ud800 "
+        bought = await CachedLLM(llm, Ledger(run)).generate(ASK, n=2, sampling=SAMPLING)
+    with RunFolder(tmp_path) as run:
+        again = await CachedLLM(HashLLM(), Ledger(run)).generate(ASK, n=2, sampling=SAMPLING)
+        odd_question = [Message(role="user", content="\ud800")]
+        assert len(await CachedLLM(HashLLM(), Ledger(run)).generate(odd_question, n=1, sampling=SAMPLING)) == 1
+    assert answer_texts(again) == answer_texts(bought)
+    assert all(text.startswith("\N{REPLACEMENT CHARACTER} ") for text in answer_texts(bought))
+
+
+def test_it_is_a_language_model_under_the_name_of_the_one_behind(run):
+    cached: LLM = CachedLLM(HashLLM("tiny"), Ledger(run))
+    assert cached.name == "tiny"
