@@ -11,8 +11,10 @@ from armap.prompts import load_prompt
 from armap.protocols import LLM
 from armap.types import Action, History, Message, SamplingParams, Trajectory, Usage
 
-_MARKER = re.compile(r"^[ \t>*#-]*action[ \t]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
-_THOUGHT = re.compile(r"^\s*thought[ \t]*:[ \t]*", re.IGNORECASE)
+_MARKER = re.compile(r"^[ \t>*#-]*action[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
+_THOUGHT = re.compile(r"^[\s>*#-]*thought[ \t*]*:[ \t*]*", re.IGNORECASE)
+_FENCE = re.compile(r"[ \t]*```\w*[ \t]*")
+_BULLET = re.compile(r"^[ \t]*[->•][ \t]+")
 _STRICT = re.compile(r"(?:Thought: (?P<thought>.*)\n)?Action: (?P<action>[^\n]+)\n?", re.DOTALL)
 _WRAPPING = " \t`'\"*"
 
@@ -62,7 +64,8 @@ class PromptedPolicy:
         """Draw up to `n` actions; see `armap.protocols.Policy.propose`."""
         temperature = 0.0 if greedy else self._sampling.temperature
         sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "temperature": temperature})
-        choices = history.observation.actions if self._choose else None
+        # Nothing to choose from is no choice.
+        choices = (history.observation.actions or None) if self._choose else None
         messages = [*self._opening, *self._turns(history)]
         completions = await self._llm.generate(messages, n=n, sampling=sampling, choices=choices)
         self.usage = sum((completion.usage for completion in completions), self.usage)
@@ -109,16 +112,19 @@ def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Acti
     """
     if strict:
         match = _STRICT.fullmatch(reply)
-        return Action(text=match["action"].strip(), thought=match["thought"] or "") if match else None
+        if not match or not match["action"].strip():
+            return None
+        return Action(text=match["action"].strip(), thought=match["thought"] or "")
     markers = list(_MARKER.finditer(reply))
     thought = reply[: markers[-1].start()] if markers else ""
     rest = reply[markers[-1].end() :] if markers else reply
-    lines = [line.strip(_WRAPPING) for line in rest.splitlines()]
-    text = next((line for line in lines if line and not line.startswith("```")), "")
+    lines = (line for line in rest.splitlines() if not _FENCE.fullmatch(line))
+    text = next(filter(None, (_BULLET.sub("", line).strip(_WRAPPING) for line in lines)), "")
     if not text:
         return None
-    canonical = {_squeezed(action): action for action in legal}
-    return Action(text=canonical.get(_squeezed(text), text), thought=_THOUGHT.sub("", thought).strip())
+    if text not in legal:
+        text = {_squeezed(action): action for action in legal}.get(_squeezed(text), text)
+    return Action(text=text, thought=_THOUGHT.sub("", thought).strip())
 
 
 def _squeezed(text: str) -> str:

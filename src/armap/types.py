@@ -98,6 +98,17 @@ class Failure(Record):
     """One sentence."""
 
 
+class TaskFailure(Record):
+    """A task that a stage could not even begin."""
+
+    stage: str
+    """Name of the stage."""
+    task_id: str
+    """The task."""
+    failure: Failure
+    """What went wrong."""
+
+
 class Trajectory(Record):
     """A finished attempt: N steps and N+1 observations."""
 
@@ -313,3 +324,147 @@ class SearchResult(Record):
     """Wall time."""
     failure: Failure | None = None
     """What went wrong, if nothing can be returned."""
+
+
+class Interval(Record):
+    """An estimate with its 95 % bootstrap interval."""
+
+    mean: float
+    """The estimate."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
+
+
+class PlannerMetrics(Record):
+    """What one way of planning achieved, and what it cost."""
+
+    searches: str
+    """Planner whose searches this is computed from; `sampling` and `oracle` are read off those of `best_of_n`."""
+    tasks: int
+    """Tasks tried."""
+    failed: int
+    """Tasks whose search ended in a failure; they count as success 0."""
+    failed_candidates: int
+    """Candidates that failed, over all tasks; each counts as success 0."""
+    success: Interval
+    """What the environment pays for the answer, averaged over tasks."""
+    difference_to_sampling: Interval | None = None
+    """Success minus that of sampling, paired over the tasks both tried; None where there is nothing to compare."""
+    calls: float
+    """Requests to language models per task. This and all below belong to whole searches, with all their candidates."""
+    prompt_tokens: float
+    """Tokens read per task."""
+    completion_tokens: float
+    """Tokens written per task."""
+    cost_usd: float
+    """Money per task."""
+    env_steps: float
+    """Steps executed in the environment per task."""
+    seconds: float
+    """Wall time per task."""
+    merged_proposals: float
+    """Proposals per task that shared another one's request."""
+
+
+class SuccessAtN(Record):
+    """Success if only `n` candidates had been drawn, averaged over tasks."""
+
+    n: int
+    """Candidates."""
+    sampling: float
+    """Of one candidate at random; the same for every `n`."""
+    best_of_n: float
+    """Of the candidate with the highest score."""
+    oracle: float
+    """Of the candidate the environment pays most: the ceiling."""
+
+
+class RewardModelMetrics(Record):
+    """How well the reward model tells good trajectories from bad ones; None where there was nothing to tell apart."""
+
+    pairs: int
+    """Held-out pairs."""
+    source_tasks: int
+    """Source tasks of the held-out pairs."""
+    pairwise_accuracy: Interval | None
+    """Share of held-out pairs whose chosen trajectory scores strictly higher."""
+    pairwise_accuracy_by_origin: dict[str, Interval]
+    """The same by how the rejected trajectory was made."""
+    candidate_auc: Interval | None
+    """Probability that a solved candidate outscores an unsolved one of the same task, averaged over tasks."""
+    candidate_auc_tasks: int
+    """Tasks with candidates of both kinds."""
+
+
+class PolicyMetrics(Record):
+    """How the language model acted; None where nothing is known about it."""
+
+    choices: int
+    """Answers that were chosen among legal actions."""
+    choice_entropy_nats: float | None
+    """Mean entropy of the distribution over the offered choices."""
+    choice_mass: float | None
+    """Mean probability that a free reply would have been legal."""
+    listed_steps: int
+    """Executed steps at which the environment listed the legal actions."""
+    legal_share: float | None
+    """Share of those whose action was one of them."""
+
+
+class DataMetrics(Record):
+    """What became of the collected trajectories; None where there are no pairs."""
+
+    trajectories: int
+    """Trajectories collected, failed ones included."""
+    failed_trajectories: int
+    """Trajectories that failed."""
+    pairs: dict[str, int]
+    """Pairs made, by origin."""
+    discarded: dict[str, int]
+    """Pairs not made, by reason."""
+    chosen_longer_share: float | None
+    """Share of pairs whose chosen trajectory has more steps than the rejected one."""
+    chosen_shorter_share: float | None
+    """Share of pairs whose chosen trajectory has fewer."""
+    same_length_share: float | None
+    """Share of pairs whose trajectories have equally many."""
+    chosen_steps: float | None
+    """Mean length of chosen trajectories."""
+    rejected_steps: float | None
+    """Mean length of rejected trajectories."""
+
+
+class FailureCount(Record):
+    """Failures of one kind in one place."""
+
+    where: str
+    """Name of a stage or planner."""
+    kind: str
+    """Class name of the error."""
+    count: int
+    """How many trajectories, or tasks without any, ended this way."""
+    example: str
+    """Message of the first one."""
+
+
+class Metrics(Record):
+    """Everything a run folder says about how well it went."""
+
+    failures: tuple[FailureCount, ...]
+    """What went wrong."""
+    planners: dict[str, PlannerMetrics]
+    """By planner; `oracle` is the environment's own choice among the candidates, a ceiling and no planner."""
+    gap_closed: Interval | None
+    """Share of the way from sampling to oracle that `best_of_n` goes; None without such a way."""
+    success_by_n: tuple[SuccessAtN, ...]
+    """Success against the number of candidates."""
+    reward_model: RewardModelMetrics
+    """The reward model."""
+    policy: PolicyMetrics
+    """The policy."""
+    data: DataMetrics
+    """The data."""
+    spent: Usage
+    """What was spent on language models over all sittings of the run."""

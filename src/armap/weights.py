@@ -5,12 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from armap.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch.nn import Module
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Apache-2.0."""
@@ -38,7 +35,7 @@ class LocalModel(NamedTuple):
     """Identity for records."""
     tokenizer: Any
     """Its transformers tokenizer."""
-    network: Module
+    network: Any
     """Its transformers network, in evaluation mode; shared, so never changed in place."""
 
 
@@ -87,6 +84,7 @@ def load(model: str) -> LocalModel:
     """
     require_local_extra()
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -98,6 +96,6 @@ def load(model: str) -> LocalModel:
         network = AutoModelForCausalLM.from_pretrained(
             files.source, gguf_file=files.gguf_file, dtype=torch.float32, attn_implementation="sdpa"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
     return LocalModel(files.name, tokenizer, network.eval())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from armap.errors import EnvError
@@ -44,8 +46,8 @@ class LiveWorld:
         """Return the empty history of `task`; see `armap.protocols.World`."""
         state = _State(task.model_dump_json(), ())
         if state not in self._histories:
-            environment = self._spare()
-            history = History(task=task, observation=environment.reset(task))
+            with _closed_when_broken(self._spare()) as environment:
+                history = History(task=task, observation=environment.reset(task))
             self._keep(state, history, environment)
         return self._histories[state]
 
@@ -57,9 +59,9 @@ class LiveWorld:
         after = _State(before.task, (*before.actions, action.text))
         known = self._histories.get(after)
         if known is None:
-            environment = self._parked.pop(before, None) or self._replay(history)
-            result = _step(environment, action)
-            self._executed[history.task.id] += 1
+            parked = self._parked.pop(before, None)
+            with _closed_when_broken(self._replay(history) if parked is None else parked) as environment:
+                result = self._execute(environment, history.task, action)
             reason = "terminated" if result.terminated else "truncated" if result.truncated else None
             known = History(
                 task=history.task,
@@ -89,13 +91,25 @@ class LiveWorld:
 
     def _replay(self, history: History) -> Environment:
         """Return an environment brought to `history`."""
-        environment = self._spare()
-        observations = [*(step.observation for step in history.steps[1:]), history.observation]
-        _compare(history, 0, environment.reset(history.task), (history.steps or (history,))[0].observation)
-        for i, (step, expected) in enumerate(zip(history.steps, observations, strict=True), start=1):
-            self._executed[history.task.id] += 1
-            _compare(history, i, _step(environment, step.action).observation, expected)
+        first, *later = [*(step.observation for step in history.steps), history.observation]
+        with _closed_when_broken(self._spare()) as environment:
+            _compare(history, 0, environment.reset(history.task), first)
+            for i, (step, expected) in enumerate(zip(history.steps, later, strict=True), start=1):
+                result = self._execute(environment, history.task, step.action)
+                _compare(history, i, result.observation, expected)
         return environment
+
+    def _execute(self, environment: Environment, task: Task, action: Action) -> StepResult:
+        self._executed[task.id] += 1
+        result = environment.step(action.text)
+        # No record can hold such a number, and the run must not end for the sake of one task.
+        for name, value in (("env_reward", result.env_reward), *result.metrics.items()):
+            if not math.isfinite(value):
+                raise EnvError(
+                    f"task {task.id!r}: the environment gives {name} as {value} after {action.text[:80]!r}; "
+                    "it must be a finite number"
+                )
+        return result
 
     def _spare(self) -> Environment:
         """Return the environment that was used longest ago, or a new one while there are few."""
@@ -110,9 +124,11 @@ class LiveWorld:
             self._histories.popitem(last=False)
 
 
-def _step(environment: Environment, action: Action) -> StepResult:
+@contextmanager
+def _closed_when_broken(environment: Environment) -> Iterator[Environment]:
+    """Close an environment that raises EnvError, as nobody may use it again."""
     try:
-        return environment.step(action.text)
+        yield environment
     except EnvError:
         environment.close()
         raise

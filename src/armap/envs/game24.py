@@ -289,7 +289,7 @@ def tasks(first_rank: int, last_rank: int, *, split: str) -> list[Task]:
     puzzles = ranked_puzzles()
     if not 1 <= first_rank <= last_rank <= len(puzzles):
         raise ConfigError(f"there are no ranks {first_rank} to {last_rank}; choose them from 1 to {len(puzzles)}")
-    return [_task(puzzle, "24", split) for puzzle in puzzles[first_rank - 1 : last_rank]]
+    return [task_of(puzzle, split=split) for puzzle in puzzles[first_rank - 1 : last_rank]]
 
 
 def training_tasks(*, exclude: Sequence[Task]) -> list[Task]:
@@ -301,13 +301,32 @@ def training_tasks(*, exclude: Sequence[Task]) -> list[Task]:
     first, last = EVALUATION_RANKS
     kept_out = {tuple(sorted(_puzzle(task).numbers)) for task in exclude}
     kept_out.update(ranked_puzzles()[first - 1 : last])
-    return [_task(puzzle, "24", "train") for puzzle in ranked_puzzles() if puzzle not in kept_out]
+    return [task_of(puzzle, split="train") for puzzle in ranked_puzzles() if puzzle not in kept_out]
 
 
-def _task(numbers: Sequence[int], target: str, split: str) -> Task:
-    """Return the task without its rank: what is asked for is all there is to it, as `hindsight_task` needs."""
+def parse_task(text: str, *, split: str = "test") -> Task:
+    """Read `4 5 6 10` or `4 5 6 10 -> 17` as a task; the target is 24 where none is given.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    listed, _, target = text.partition("->")
+    parts = listed.replace(",", " ").split()
+    target = target.strip() or "24"
+    if not 2 <= len(parts) <= 6 or not all(_DIGITS.fullmatch(p) and len(p) <= 4 for p in parts):
+        raise ConfigError(f"{text!r} is no Game of 24 puzzle; write two to six whole numbers, such as: 4 5 6 10")
+    if not _NUMBER.fullmatch(target):
+        raise ConfigError(f"{target!r} is no target; write a number, such as: 4 5 6 10 -> 24")
+    return task_of(tuple(map(int, parts)), target, split=split)
+
+
+def task_of(numbers: Sequence[int], target: str = "24", *, split: str) -> Task:
+    """Return the task of making `target` from `numbers`.
+
+    Its rank is not in it: what is asked for is all there is to a task, as `hindsight_task` needs.
+    """
     name, instruction = _wording(numbers, target)
-    config: dict[str, JsonValue] = {"numbers": list(numbers), "target": target}
+    config: dict[str, JsonValue] = {"numbers": [*sorted(numbers)], "target": target}
     return Task(id=name, env="game24", instruction=instruction, split=split, config=config)
 
 
@@ -317,6 +336,6 @@ def _wording(numbers: Sequence[int], target: str) -> tuple[str, str]:
 
 
 Game24.examples = (
-    play(Game24(), _task((2, 4, 8, 12), "24", "train"), ("8 - 4", "4 * 12", "48 / 2")),
-    play(Game24(), _task((3, 6, 7, 8), "17", "train"), ("6 / 3", "2 + 7", "8 + 9")),
+    play(Game24(), task_of((2, 4, 8, 12), split="train"), ("8 - 4", "4 * 12", "48 / 2")),
+    play(Game24(), task_of((3, 6, 7, 8), "17", split="train"), ("6 / 3", "2 + 7", "8 + 9")),
 )

@@ -144,6 +144,21 @@ def tasks(n: int, seed: int, split: str) -> list[Task]:
     return [_task(index, wanted, split) for index, wanted in Random(seed).sample(rooms, n)]
 
 
+def parse_task(text: str, *, split: str = "test") -> Task:
+    """Read `3 -> red cube`, a shelf and an object on it, as a task.
+
+    Raises:
+        ConfigError: there is no such shelf, or no such object on it.
+    """
+    shelf, _, wanted = (part.strip() for part in text.removeprefix("shelf").partition("->"))
+    if not shelf.isdecimal() or int(shelf) >= len(_SHELVES) or wanted not in _SHELVES[int(shelf)]:
+        raise ConfigError(
+            f"{text!r} is no toy task; write a shelf below {len(_SHELVES)} and an object on it, "
+            f"such as: 1 -> {_SHELVES[1][0]}"
+        )
+    return _task(int(shelf), wanted, split)
+
+
 def _task(shelf: int, wanted: str, split: str) -> Task:
     name, instruction = _wording(shelf, wanted)
     config: dict[str, JsonValue] = {"shelf": shelf, "wanted": wanted}

@@ -8,7 +8,6 @@ choices on offer or the answers being drawn, is computed as one token tree behin
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from armap import weights
-from armap.errors import LLMError
+from armap.errors import ConfigError, LLMError
 from armap.seeds import rng_for
 from armap.tokentree import TokenTree
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -64,7 +63,7 @@ class LocalLLM:
         model: what `armap.weights.locate` accepts.
 
     Raises:
-        ConfigError: the model cannot be loaded.
+        ConfigError: the model cannot be loaded, or is no chat model.
     """
 
     def __init__(self, model: str = weights.EMBEDDED) -> None:
@@ -72,8 +71,8 @@ class LocalLLM:
         self.name = local.name
         self._tokenizer = local.tokenizer
         self._body: Any = local.network.base_model
-        self._unembed: Any = local.network.get_output_embeddings()  # type: ignore[operator]
-        self._end = _end_of_turn(local.tokenizer)
+        self._unembed: Any = local.network.get_output_embeddings()
+        self._end = _end_of_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-llm")
@@ -91,9 +90,10 @@ class LocalLLM:
         With `choices`, the probability of each is that of the model writing exactly it and then ending its turn,
         normalised over the choices; temperature and top-p apply to that distribution.
         """
-        work = self._choose if choices is not None else self._write
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, work, tuple(messages), n, sampling, tuple(choices or ()))
+        if choices is None:
+            return await loop.run_in_executor(self._thread, self._write, tuple(messages), n, sampling)
+        return await loop.run_in_executor(self._thread, self._choose, tuple(messages), n, sampling, tuple(choices))
 
     def _choose(
         self, messages: tuple[Message, ...], n: int, sampling: SamplingParams, choices: tuple[str, ...]
@@ -123,42 +123,37 @@ class LocalLLM:
             for i, c in enumerate(drawn)
         ]
 
-    def _score_choices(self, prompt_ids: list[int], choices: tuple[str, ...]) -> _Choices:
-        """Return the log-probability of every choice, all computed behind the prompt at once."""
-        prompt = self._read(prompt_ids)
+    def _score_choices(self, ids: list[int], choices: tuple[str, ...]) -> _Choices:
+        """Return the log-probability of every choice, computed together with what is new of the prompt."""
         sequences = [self._tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
         log_probs: list[float] = []
-        computed = 0
-        with torch.inference_mode():
-            first = torch.log_softmax(self._unembed(prompt.last_hidden), -1)
-            for tree in _split(sequences):
-                computed += len(tree)
-                hidden, _ = self._forward(tree.tokens, _positions(tree, len(prompt_ids)), tree.ancestors(), prompt)
-                after = torch.log_softmax(self._unembed(hidden), -1)
-                so_far: list[float] = []
-                for token, parent in zip(tree.tokens, tree.parents, strict=True):
-                    before = so_far[parent] if parent >= 0 else 0.0
-                    so_far.append(before + float((after[parent] if parent >= 0 else first)[token]))
-                log_probs += [so_far[end] + float(after[end, self._end]) for end in tree.ends]
-        usage = Usage(
-            calls=1,
-            prompt_tokens=len(prompt_ids) + computed,
-            cached_tokens=prompt.reused,
-            completion_tokens=0,
-        )
+        reused, computed = None, 0
+        for chunk in _chunks(sequences):
+            prompt, tree, hidden = self._read(ids, chunk)
+            reused = prompt.reused if reused is None else reused
+            computed += len(tree)
+            with torch.inference_mode():
+                # Row 0 stands behind the prompt, row i + 1 behind token i of the tree.
+                after = torch.log_softmax(self._unembed(torch.cat([prompt.last_hidden[None], hidden])), -1)
+            parents = torch.tensor(tree.parents) + 1
+            token_log_probs = after[parents, torch.tensor(tree.tokens)].tolist()
+            so_far: list[float] = []
+            for parent, log_prob in zip(tree.parents, token_log_probs, strict=True):
+                so_far.append((so_far[parent] if parent >= 0 else 0.0) + log_prob)
+            ending = after[torch.tensor(tree.ends) + 1, self._end].tolist()
+            log_probs += [so_far[end] + log_prob for end, log_prob in zip(tree.ends, ending, strict=True)]
+        usage = Usage(calls=1, prompt_tokens=len(ids) + computed, cached_tokens=reused or 0)
         return _Choices(np.array(log_probs), usage)
 
-    def _write(
-        self, messages: tuple[Message, ...], n: int, sampling: SamplingParams, _: tuple[str, ...]
-    ) -> list[Completion]:
+    def _write(self, messages: tuple[Message, ...], n: int, sampling: SamplingParams) -> list[Completion]:
         """Draw `n` free answers, each a branch of one growing token tree behind the prompt."""
         prompt_ids = self._encode(messages)
-        prompt = self._read(prompt_ids)
+        prompt, _, _ = self._read(prompt_ids)
         rngs = [rng_for("write", sampling.seed, i, _said(messages)) for i in range(n)]
         answers = [_Answer(sampling.stop, self._tokenizer) for _ in range(n)]
         with torch.inference_mode():
             logits = self._unembed(prompt.last_hidden).expand(n, -1)
-            cache, owners = _copy(prompt.cache), np.zeros(0, dtype=np.int64)
+            cache, owners = prompt.cache, np.zeros(0, dtype=np.int64)
             writing = list(range(n))
             for step in range(sampling.max_tokens):
                 tokens = [_draw(logits[row], sampling, rngs[i]) for row, i in enumerate(writing)]
@@ -173,7 +168,7 @@ class LocalLLM:
                 owners = np.concatenate([owners, np.array(writing)])
                 seen = owners[None, :] == np.array(writing)[:, None]
                 positions = [len(prompt_ids) + step] * len(writing)
-                hidden, cache = self._forward([t for _, t in kept], positions, seen, prompt._replace(cache=cache))
+                hidden, cache = self._forward([token for _, token in kept], positions, seen, cache)
                 logits = self._unembed(hidden)
         usage = Usage(
             calls=1,
@@ -194,54 +189,75 @@ class LocalLLM:
             raise LLMError(f"The prompt has {len(ids)} tokens, but {self.name} reads at most {limit}.")
         return ids
 
-    def _read(self, ids: list[int]) -> _Prompt:
-        """Run the prompt through the network, going on from the kept prompt that shares the longest beginning."""
+    def _read(self, ids: list[int], branches: Sequence[list[int]] = ()) -> tuple[_Prompt, TokenTree, torch.Tensor]:
+        """Run a prompt through the network, and in the same pass what may follow it.
+
+        The pass goes on from the kept prompt that shares the longest beginning.
+
+        Args:
+            ids: the prompt.
+            branches: token ids that may follow it.
+
+        Returns:
+            The prompt, its branches as a tree, and the `[N, D]` hidden states of that tree.
+        """
         key = tuple(ids)
-        if key in self._prompts:
+        tree = TokenTree(branches)
+        known = self._prompts.get(key)
+        if known is not None:
             self._prompts.move_to_end(key)
-            return self._prompts[key]._replace(reused=len(key))
-        shared, source = max(((_common(key, other), other) for other in self._prompts), default=(0, ()))
-        # The last token is always computed, as its hidden state is needed.
-        shared = min(shared, len(key) - 1)
-        cache = _copy(self._prompts[source].cache, shared) if shared else DynamicCache()
-        new = key[shared:]
-        causal = np.tri(len(new), dtype=np.bool_)
-        before = _Prompt(cache, torch.empty(0), 0)
+            known = known._replace(reused=len(key))
+            if not len(tree):
+                return known, tree, known.last_hidden[None, :][:0]
+            shared, cache = len(key), known.cache
+        else:
+            # At least the last token is computed, as its hidden state is needed.
+            shared, source = max(((_common(key, other), other) for other in self._prompts), default=(0, ()))
+            shared = min(shared, len(key) - 1)
+            cache = _copy(self._prompts[source].cache, shared) if shared else DynamicCache()
+        new = list(key[shared:])
+        among_new = np.zeros((len(new) + len(tree),) * 2, dtype=np.bool_)
+        among_new[: len(new), : len(new)] = np.tri(len(new), dtype=np.bool_)
+        among_new[len(new) :, : len(new)] = True
+        among_new[len(new) :, len(new) :] = tree.ancestors()
+        positions = [*range(shared, len(key)), *(len(key) + depth for depth in tree.depths)]
         with torch.inference_mode():
-            hidden, cache = self._forward(list(new), list(range(shared, len(key))), causal, before)
-        prompt = _Prompt(cache, hidden[-1], shared)
-        self._prompts[key] = prompt
-        while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _KEPT_TOKENS:
-            self._prompts.popitem(last=False)
-        return prompt
+            hidden, grown = self._forward([*new, *tree.tokens], positions, among_new, cache)
+        if known is None:
+            known = self._prompts[key] = _Prompt(_copy(grown, len(key)), hidden[len(new) - 1], shared)
+            while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _KEPT_TOKENS:
+                self._prompts.popitem(last=False)
+        return known, tree, hidden[len(new) :]
 
     def _forward(
-        self, tokens: list[int], positions: list[int], among_new: NDArray[np.bool_], prompt: _Prompt
+        self,
+        tokens: list[int],
+        positions: list[int],
+        among_new: NDArray[np.bool_],
+        cache: Any,  # noqa: ANN401
     ) -> tuple[torch.Tensor, Any]:
-        """Compute tokens behind a prompt.
+        """Compute tokens behind a cache.
 
         Args:
             tokens: `[N]` new token ids.
             positions: `[N]` position of each.
-            among_new: `[N, M]` which of the last M positions (those after the prompt, the new ones last) each of
-                the new tokens attends to; all attend to what stands before those.
-            prompt: what stands before; its cache is not changed.
+            among_new: `[N, M]` which of the last M positions, the new ones last, each new token attends to; all
+                attend to what stands before those.
+            cache: keys and values of what stands before; it is not changed.
 
         Returns:
             `[N, D]` hidden states, and the cache with the new tokens in it.
         """
-        cache = _copy(prompt.cache)
         before = cache.get_seq_length() + len(tokens) - among_new.shape[1]
         visible = np.concatenate([np.ones((len(tokens), before), dtype=np.bool_), among_new], axis=1)
         device = self._unembed.weight.device
-        mask = torch.zeros(visible.shape, dtype=torch.float32).masked_fill_(
-            torch.from_numpy(~visible), torch.finfo(torch.float32).min
-        )
+        mask = torch.zeros(visible.shape, dtype=torch.float32)
+        mask.masked_fill_(torch.from_numpy(~visible), torch.finfo(torch.float32).min)
         output = self._body(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([positions], device=device),
             attention_mask=mask[None, None].to(device),
-            past_key_values=cache,
+            past_key_values=_copy(cache),
             use_cache=True,
         )
         return output.last_hidden_state[0], output.past_key_values
@@ -269,11 +285,12 @@ def _said(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in messages]
 
 
-def _end_of_turn(tokenizer: Any) -> int:  # noqa: ANN401
+def _end_of_turn(local: weights.LocalModel) -> int:
     """Return the token with which the model ends its turn."""
-    end: int | None = tokenizer.eos_token_id
-    if end is None:
-        raise LLMError("This model's tokenizer names no end-of-turn token; use an instruct model.")
+    end: int | None = local.tokenizer.eos_token_id
+    if end is None or local.tokenizer.chat_template is None:
+        lacking = "end-of-turn token" if end is None else "chat template"
+        raise ConfigError(f"The tokenizer of {local.name} has no {lacking}; use an instruct model.")
     return end
 
 
@@ -290,36 +307,33 @@ def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _split(sequences: list[list[int]]) -> list[TokenTree]:
-    """Merge sequences, in order, into trees of at most `_TREE_TOKENS` tokens."""
-    trees = [TokenTree()]
+def _chunks(sequences: list[list[int]]) -> list[list[list[int]]]:
+    """Divide sequences, in order, so that each part makes a tree of at most `_TREE_TOKENS` tokens."""
+    chunks: list[list[list[int]]] = [[]]
+    tree = TokenTree()
     for sequence in sequences:
-        if len(trees[-1]) and len(trees[-1]) + trees[-1].new_tokens(sequence) > _TREE_TOKENS:
-            trees.append(TokenTree())
-        trees[-1].add(sequence)
-    return trees
-
-
-def _positions(tree: TokenTree, start: int) -> list[int]:
-    return [start + depth for depth in tree.depths]
+        if chunks[-1] and len(tree) + tree.new_tokens(sequence) > _TREE_TOKENS:
+            chunks.append([])
+            tree = TokenTree()
+        tree.add(sequence)
+        chunks[-1].append(sequence)
+    return chunks
 
 
 def _tempered(log_probs: NDArray[np.float64], sampling: SamplingParams) -> NDArray[np.float64]:
     """Return `[C]` probabilities after temperature and top-p."""
+    probs = np.zeros(len(log_probs))
     if sampling.temperature == 0:
-        probs = np.zeros(len(log_probs))
         probs[int(log_probs.argmax())] = 1.0
         return probs
-    scaled = log_probs / sampling.temperature
-    probs: NDArray[np.float64] = np.exp(scaled - scaled.max())
-    probs /= probs.sum()
+    np.exp((log_probs - log_probs.max()) / sampling.temperature, out=probs)
     if sampling.top_p < 1:
         order = np.argsort(-probs, kind="stable")
         # The smallest set that reaches top_p: a choice stays if the mass before it is still below.
         before = np.cumsum(probs[order]) - probs[order]
-        probs[order[before >= sampling.top_p]] = 0.0
-        probs /= probs.sum()
-    return probs
+        probs[order[before >= sampling.top_p * probs.sum()]] = 0.0
+    normalised: NDArray[np.float64] = probs / probs.sum()
+    return normalised
 
 
 def _draw(logits: torch.Tensor, sampling: SamplingParams, rng: Random) -> int:
@@ -327,5 +341,5 @@ def _draw(logits: torch.Tensor, sampling: SamplingParams, rng: Random) -> int:
     if sampling.temperature == 0:
         return int(logits.argmax())
     probs = _tempered(logits.double().numpy(force=True), sampling)
-    at = int(np.searchsorted(np.cumsum(probs), rng.random() * math.fsum(probs), side="right"))
-    return min(at, len(probs) - 1)
+    cumulative = np.cumsum(probs)
+    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))

@@ -32,9 +32,10 @@ class Rollouts(NamedTuple):
 async def rollouts(task: Task, world: World, policy: Policy, *, n: int, rng: Random, greedy: bool = False) -> Rollouts:
     """Draw `n` independent trajectories.
 
-    Those that are still in the same state ask for their next actions together, in one request for as many proposals.
-    Proposals are independent draws from one distribution, so this changes no trajectory's distribution; it only saves
-    requests. What is drawn at a state depends on the seed and the state alone, not on what runs at the same time.
+    Those that are still in the same state, thoughts included, ask for their next actions together, in one request for
+    as many proposals. Proposals are independent draws from one distribution, so this changes no trajectory's
+    distribution; it only saves requests. What is drawn at a state depends on the seed and the state alone, not on what
+    runs at the same time.
 
     Args:
         task: the problem.
@@ -56,8 +57,8 @@ async def rollouts(task: Task, world: World, policy: Policy, *, n: int, rng: Ran
         merged += sum(len(members) - 1 for members in groups.values())
         expanded = await asyncio.gather(
             *(
-                _expand(history, len(groups[actions]), world, policy, rng_for(seed, list(actions)), greedy)
-                for actions, history in ((key, states[members[0]]) for key, members in groups.items())
+                _expand(history, len(groups[said]), world, policy, rng_for(seed, list(said)), greedy)
+                for said, history in ((key, states[members[0]]) for key, members in groups.items())
                 if isinstance(history, History)
             )
         )
@@ -68,11 +69,13 @@ async def rollouts(task: Task, world: World, policy: Policy, *, n: int, rng: Ran
 
 
 def _open_groups(states: Sequence[History | _Failed]) -> dict[tuple[str, ...], list[int]]:
-    """Return which trajectories stand at which state, by the actions taken, for those that can go on."""
+    """Return which trajectories stand at which state, by what the agent said, for those that can go on."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, state in enumerate(states):
         if isinstance(state, History) and state.stop_reason is None:
-            groups.setdefault(state.actions, []).append(i)
+            # Thoughts count: a policy may show them to its model, and each trajectory keeps its own.
+            said = tuple("\n".join(filter(None, (step.action.thought, step.action.text))) for step in state.steps)
+            groups.setdefault(said, []).append(i)
     return groups
 
 
@@ -85,8 +88,8 @@ async def _expand(
     except RunError as error:
         return [_failed(history, error)] * n
     # Replies that could not be read are drawn again from those that could, which keeps their distribution.
-    actions += [rng.choice(actions) for _ in range(n - len(actions))]
-    return [await _advance(history, action, world) for action in actions]
+    drawn = [*actions, *(rng.choice(actions) for _ in range(n - len(actions)))]
+    return [await _advance(history, action, world) for action in drawn]
 
 
 async def _advance(history: History, action: Action, world: World) -> History | _Failed:

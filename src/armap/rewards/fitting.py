@@ -9,39 +9,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pydantic import Field
 from torch.nn.functional import logsigmoid
 
+from armap.rewards.fit_settings import FitSettings
 from armap.rewards.transformer import TransformerRewardModel
 from armap.seeds import rng_for
-from armap.types import PreferencePair, Record, TrainingPoint
+from armap.types import PreferencePair, TrainingPoint
 
 _CHECKPOINT = "checkpoint.pt"
-
-
-class FitSettings(Record):
-    """How a transformer reward model is fitted."""
-
-    epochs: int = Field(default=1, gt=0)
-    """Passes over the training pairs."""
-    pairs_per_step: int = Field(default=8, gt=0)
-    """Pairs per optimiser step."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of AdamW's learning rate. 1e-3 suits LoRA on a small backbone; the paper's 1e-5 to 2e-5 a 3B one."""
-    warmup_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the steps over which the rate rises to its peak, before it falls to a tenth of it."""
-    lora_rank: int = Field(default=16, ge=0)
-    """Rank of LoRA on every linear layer; 0 trains all weights but the embeddings. Source: the paper has 64."""
-    lora_alpha: float = Field(default=32, gt=0)
-    """LoRA's scale times its rank."""
-    centering: float = Field(default=1e-3, ge=0)
-    """Weight of the pull of all scores towards zero; 0 turns it off. Source: ARMAP's released code."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Longest gradient."""
-    evaluate_every_steps: int = Field(default=10, gt=0)
-    """Steps between evaluations on the held-out pairs, at each of which a checkpoint is written."""
-    patience: int = Field(default=3, gt=0)
-    """Evaluations in a row without a lower held-out loss after which training stops."""
 
 
 def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, *, centering: float = 0.0) -> torch.Tensor:

@@ -71,10 +71,10 @@ class TransformerRewardModel:
         """
         local = weights.load(model)
         config = copy.deepcopy(local.network.config)
-        if layers is not None and not 1 <= layers <= config.num_hidden_layers:  # type: ignore[union-attr, operator]
+        if layers is not None and not 1 <= layers <= config.num_hidden_layers:
             raise ConfigError(f"{local.name} has {config.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
-        config.num_labels = 1  # type: ignore[union-attr, assignment]
-        config.num_hidden_layers = layers or config.num_hidden_layers  # type: ignore[union-attr, assignment]
+        config.num_labels = 1
+        config.num_hidden_layers = layers or config.num_hidden_layers
         if hasattr(config, "quantization_config"):
             # The weights were unpacked on loading; saying otherwise would make the result impossible to save.
             del config.quantization_config
@@ -97,21 +97,27 @@ class TransformerRewardModel:
             raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
         try:
             network, report = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                # Reported below in a sentence instead of raised.
+                ignore_mismatched_sizes=True,
+                attn_implementation="sdpa",
             )
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"The reward model in {folder} cannot be read: {str(error).splitlines()[0]}") from error
         head = network.score.weight
-        if network.config.num_labels != 1 or head.shape[0] != 1:
-            raise ConfigError(f"The model in {folder} has {head.shape[0]} labels; a reward model has one.")
-        absent = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+        # Absence first: transformers gives a plain language model a random head of two labels.
+        absent = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
         if absent or not bool(head.isfinite().all()) or not bool(head.any()):
             raise ConfigError(
                 f"The model in {folder} has no trained reward head"
                 + (f" (its weights lack {absent[0]})" if absent else "")
                 + "; train one with `armap train`."
             )
+        if head.shape[0] != 1:
+            raise ConfigError(f"The model in {folder} has {head.shape[0]} labels; a reward model has one.")
         return cls(str(folder), tokenizer, network.eval())
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:

@@ -1,0 +1,482 @@
+"""The command line: one subcommand per stage, and `demo`, which runs them all."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from armap import __version__, weights
+from armap.commands import ENVIRONMENTS, AgentSettings, Workshop, agent_of
+from armap.errors import ArmapError, BudgetError, ConfigError
+from armap.pipeline.evaluate import evaluate as measure
+from armap.pipeline.plan import AnyPlanner
+from armap.pipeline.report import metrics_table, write_report
+from armap.planners.best_of_n import BestOfN
+from armap.planners.greedy import Greedy
+from armap.planners.sampling import Sampling
+from armap.rewards.fit_settings import FitSettings
+from armap.store import RunFolder
+from armap.types import Budget, Metrics, SearchResult, TaskFailure, Trajectory
+
+app = typer.Typer(
+    help="Learns a reward model for an agent's environment from the agent's own trajectories, and plans with it.",
+    epilog="Exit codes: 0 done, 1 some tasks failed, 2 something asked for is impossible, 3 the budget is spent, "
+    "130 interrupted. A command that was stopped goes on where it was when it is run again.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+_messages = Console(stderr=True)
+_fit = FitSettings()
+
+T = TypeVar("T")
+
+
+class _Do(Protocol):
+    """Runs a coroutine in the one event loop of a command."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
+
+
+NewRun = Annotated[Path, typer.Option("--run", help="Run folder: made if it is missing, continued if it is not.")]
+Run = Annotated[Path, typer.Option("--run", help="Run folder that `armap collect` or `armap demo` has made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Env = Annotated[str, typer.Option(help=f"Environment: {', '.join(ENVIRONMENTS)}.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Language model: `embedded`; `scripted`, which acts at random; a .gguf file; a folder or Hub repository "
+        "in the Hugging Face layout; or, with --base-url, the server's name for one."
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of an OpenAI-compatible server, such as http://localhost:8000/v1; its key is read from "
+        "ARMAP_API_KEY."
+    ),
+]
+Temperature = Annotated[float, typer.Option(min=0, help="How freely actions are drawn; 0 always takes the likeliest.")]
+Free = Annotated[
+    bool, typer.Option("--free", help="Let the model write its actions instead of choosing among the legal ones.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="With --free: read only what follows `Action:`; refuse other replies.")
+]
+Evaluation = Annotated[
+    str | None,
+    typer.Option(help="Evaluation tasks, never trained on: for game24 a range of ranks, for toy a number of tasks."),
+]
+Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Tasks under way at once.")]
+MaxCalls = Annotated[
+    int | None, typer.Option(min=0, help="Most calls to the language model, over the whole life of the run.")
+]
+MaxTokens = Annotated[int | None, typer.Option(min=0, help="Most tokens read and written, likewise.")]
+MaxSeconds = Annotated[float | None, typer.Option(min=0, help="Seconds after which this command makes no more calls.")]
+MaxCost = Annotated[float | None, typer.Option("--max-cost-usd", min=0, help="Most money spent, likewise.")]
+RewardModelFolder = Annotated[
+    Path | None,
+    typer.Option("--reward-model", resolve_path=True, help="Folder of a trained reward model; default: the run's own."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"armap {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    run: NewRun = Path("runs/demo"),
+    ranks: Annotated[str, typer.Option(help="Ranks of the evaluation puzzles, 1 (easiest) to 1362.")] = "1-100",
+    tasks: Annotated[int, typer.Option(min=1, help="Evaluation puzzles, drawn from those ranks.")] = 32,
+    n: Annotated[int, typer.Option(min=1, help="Trajectories per puzzle.")] = 30,
+    collect_tasks: Annotated[int, typer.Option(min=2, help="Training puzzles to collect on.")] = 24,
+    samples: Annotated[int, typer.Option(min=2, help="Trajectories per training puzzle.")] = 8,
+    model: Model = weights.EMBEDDED,
+    base_url: BaseUrl = None,
+    seed: Seed = 0,
+    concurrency: Concurrency = 4,
+    as_json: Json = False,
+) -> None:
+    """Run everything on the Game of 24: collect, synthesize, train, evaluate, report.
+
+    A small language model acts, a reward model learns from what it did, and Best-of-N with that reward model is
+    compared with sampling and greedy acting on puzzles that were kept from training.
+    """
+    with _options():
+        agent = AgentSettings(env="game24", model=model, base_url=base_url, evaluation=ranks, seed=seed)
+    with _open(run, agent, Budget(), concurrency) as (shop, do):
+        do(shop.collect(tasks=collect_tasks, samples=samples))
+        do(shop.synthesize(writer="environment"))
+        do(shop.train(kind="transformer", settings=_fit, heldout_share=0.2))
+        metrics = do(shop.evaluate([Greedy(), BestOfN(n=n)], tasks=tasks, reward_model=None))
+        _tell(f"Report: {write_report(shop.run)}")
+        _finish(metrics, as_json=as_json)
+
+
+@app.command()
+def collect(
+    run: NewRun,
+    env: Env = "game24",
+    model: Model = weights.EMBEDDED,
+    base_url: BaseUrl = None,
+    temperature: Temperature = 1.0,
+    free: Free = False,
+    strict: Strict = False,
+    evaluation: Evaluation = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Training tasks to collect on.")] = 40,
+    samples: Annotated[int, typer.Option(min=1, help="Trajectories per task.")] = 8,
+    seed: Seed = 0,
+    concurrency: Concurrency = 4,
+    max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    max_seconds: MaxSeconds = None,
+    max_cost_usd: MaxCost = None,
+    as_json: Json = False,
+) -> None:
+    """Let a language model act on training tasks, and keep its trajectories."""
+    if env not in ENVIRONMENTS:
+        raise ConfigError(f"There is no environment {env!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+    if strict and not free:
+        raise ConfigError("--strict says how to read what the model writes freely; add --free, or leave it out.")
+    with _options():
+        agent = AgentSettings(
+            env=env,
+            model=model,
+            base_url=base_url,
+            temperature=temperature,
+            choose=not free,
+            strict=strict,
+            evaluation=evaluation or ENVIRONMENTS[env].default_evaluation,
+            seed=seed,
+        )
+        budget = Budget(max_calls=max_calls, max_tokens=max_tokens, max_seconds=max_seconds, max_cost_usd=max_cost_usd)
+    with _open(run, agent, budget, concurrency) as (shop, do):
+        do(shop.collect(tasks=tasks, samples=samples))
+        there = shop.run.read("trajectories", Trajectory)
+        not_begun = [entry for entry in shop.run.read("failures", TaskFailure) if entry.stage == "collect"]
+        failures = [trajectory.failure for trajectory in there if trajectory.failure]
+        failures += [entry.failure for entry in not_begun]
+        failed = f"{len(failures)} failed, the first with: {failures[0].message}" if failures else "none failed"
+        _say(
+            as_json,
+            f"{len(there)} trajectories are in {run / 'trajectories.jsonl'}; {failed}",
+            trajectories=len(there),
+            failed=len(failures),
+            calls=shop.ledger.spent.calls,
+            tokens=shop.ledger.spent.tokens,
+            cost_usd=shop.ledger.spent.cost_usd,
+        )
+        _exit_with(bool(failures))
+
+
+@app.command()
+def synthesize(
+    run: Run,
+    writer: Annotated[
+        Literal["environment", "model"],
+        typer.Option(help="Who writes the instruction that fits a trajectory: the environment or the language model."),
+    ] = "environment",
+    concurrency: Concurrency = 4,
+    max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    max_seconds: MaxSeconds = None,
+    max_cost_usd: MaxCost = None,
+    as_json: Json = False,
+) -> None:
+    """Make verified preference pairs out of the collected trajectories."""
+    with _options():
+        budget = Budget(max_calls=max_calls, max_tokens=max_tokens, max_seconds=max_seconds, max_cost_usd=max_cost_usd)
+    with _open(run, None, budget, concurrency) as (shop, do):
+        do(shop.synthesize(writer=writer))
+        data = measure(shop.run).data
+        _say(
+            as_json,
+            f"Pairs made: {_counts(data.pairs)}\nDiscarded:  {_counts(data.discarded)}\n"
+            f"Mean steps: {data.chosen_steps or 0:.1f} chosen, {data.rejected_steps or 0:.1f} rejected",
+            **data.model_dump(),
+        )
+
+
+@app.command()
+def train(
+    run: Run,
+    kind: Annotated[
+        Literal["transformer", "linear"],
+        typer.Option(help="`transformer`, or `linear`: a tiny model on words that needs no torch."),
+    ] = "transformer",
+    backbone: Annotated[str, typer.Option(help="Causal language model to grow from, named as for --model.")] = (
+        _fit.backbone
+    ),
+    layers: Annotated[
+        int, typer.Option(min=0, help="Layers of the backbone to keep, from the bottom; 0 keeps all.")
+    ] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = _fit.epochs,
+    pairs_per_step: Annotated[int, typer.Option(min=1, help="Pairs per optimiser step.")] = _fit.pairs_per_step,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = _fit.learning_rate,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Rank of LoRA; 0 trains all weights.")] = _fit.lora_rank,
+    centering: Annotated[float, typer.Option(min=0, help="Pull of all scores towards zero.")] = _fit.centering,
+    evaluate_every_steps: Annotated[
+        int, typer.Option("--evaluate-every", min=1, help="Steps between evaluations and checkpoints.")
+    ] = _fit.evaluate_every_steps,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Evaluations without a lower held-out loss before training stops.")
+    ] = _fit.patience,
+    heldout_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of source tasks held out.")] = 0.2,
+    as_json: Json = False,
+) -> None:
+    """Train a reward model on the pairs, and measure it on pairs of tasks it was not trained on."""
+    with _options():
+        settings = FitSettings(
+            backbone=backbone,
+            layers=layers or None,
+            epochs=epochs,
+            pairs_per_step=pairs_per_step,
+            learning_rate=learning_rate,
+            lora_rank=lora_rank,
+            centering=centering,
+            evaluate_every_steps=evaluate_every_steps,
+            patience=patience,
+        )
+    with _open(run, None, Budget(), 1) as (shop, do):
+        do(shop.train(kind=kind, settings=settings, heldout_share=heldout_share))
+        found = measure(shop.run).reward_model
+        accuracy = found.pairwise_accuracy
+        if accuracy is None:
+            raise ConfigError(f"{run} has a reward model but no held-out scores; train in a new run folder.")
+        _say(
+            as_json,
+            f"Held-out pairwise accuracy {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]; "
+            f"the model is in {run / 'reward_model'}.",
+            **found.model_dump(),
+        )
+
+
+@app.command()
+def plan(
+    task: Annotated[
+        str, typer.Argument(help="The task: for game24 '4 5 6 10' or '4 5 6 10 -> 17', for toy '1 -> red cube'.")
+    ],
+    run: Run = Path("runs/demo"),
+    planner: Annotated[str, typer.Option(help="Who decides: greedy, sampling or best_of_n.")] = "best_of_n",
+    n: Annotated[int, typer.Option(min=1, help="Trajectories, for sampling and best_of_n.")] = 30,
+    reward_model: RewardModelFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Try one task with a trained reward model, and print what was done step by step."""
+    chosen = _planner(planner, n)
+    with _open(run, None, Budget(), 1) as (shop, do):
+        result = do(shop.plan_one(shop.entry.parse_task(task), chosen, reward_model=reward_model))
+        if as_json:
+            sys.stdout.write(result.model_dump_json() + "\n")
+        else:
+            sys.stdout.write("\n".join(_read_aloud(result)) + "\n")
+        _exit_with(result.failure is not None)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    planners: Annotated[
+        list[str], typer.Option("--planner", help="greedy, sampling or best_of_n; repeat it for several.")
+    ] = ["greedy", "best_of_n"],  # noqa: B006 - typer reads the default and never changes it
+    n: Annotated[int, typer.Option(min=1, help="Trajectories per task, for sampling and best_of_n.")] = 30,
+    tasks: Annotated[int, typer.Option(min=1, help="Evaluation tasks, drawn from those of the run.")] = 40,
+    reward_model: RewardModelFolder = None,
+    concurrency: Concurrency = 4,
+    max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    max_seconds: MaxSeconds = None,
+    max_cost_usd: MaxCost = None,
+    as_json: Json = False,
+) -> None:
+    """Let planners try the evaluation tasks, and compare what they achieve with the best that was possible.
+
+    best_of_n also gives the rows of sampling and oracle, which are read off the same candidates.
+    """
+    chosen = [_planner(name, n) for name in dict.fromkeys(planners)]
+    with _options():
+        budget = Budget(max_calls=max_calls, max_tokens=max_tokens, max_seconds=max_seconds, max_cost_usd=max_cost_usd)
+    with _open(run, None, budget, concurrency) as (shop, do):
+        _finish(do(shop.evaluate(chosen, tasks=tasks, reward_model=reward_model)), as_json=as_json)
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Measure again what a run folder holds, and write its report.html."""
+    _require_run(run)
+    with RunFolder(run) as folder:
+        measure(folder)
+        page = write_report(folder)
+        _say(as_json, f"Report: {page}", report=str(page))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what is missing, and what to type."""
+    checks = {
+        "python": (sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer"),
+        "torch": _package("torch"),
+        "transformers": _package("transformers"),
+        "peft": _package("peft"),
+        "gguf": _package("gguf"),
+        "embedded_model": _embedded_model(),
+    }
+    lines = [
+        f"{'ok     ' if fine else 'missing'}  {name:<15} {found if fine else 'type: ' + remedy}"
+        for name, (fine, found, remedy) in checks.items()
+    ]
+    summary = {name: found if fine else None for name, (fine, found, _) in checks.items()}
+    _say(as_json, f"armap {__version__}\n" + "\n".join(lines), armap=__version__, **summary)
+    _exit_with(not all(fine for fine, *_ in checks.values()))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    # Bars of other libraries would break ours, and fill logs.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        app(prog_name="armap")
+    except BudgetError as error:
+        _tell(str(error), style="yellow")
+        sys.exit(3)
+    except ArmapError as error:
+        _tell(str(error), style="red")
+        sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _tell(f"{where}{error.strerror or error}.", style="red")
+        sys.exit(2)
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """Make one sentence of what a record of settings refuses; its fields are named like the options."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
+
+
+@contextmanager
+def _open(run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int) -> Iterator[tuple[Workshop, _Do]]:
+    """Open a run folder with the given agent, or with the one that collected in it."""
+    if agent is None:
+        _require_run(run)
+    with RunFolder(run) as folder, asyncio.Runner() as runner:
+        for repair in folder.repairs:
+            _tell(f"Repaired {repair}.")
+        shop = Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=_messages)
+        try:
+            yield shop, runner.run
+        except KeyboardInterrupt:
+            _tell("Interrupted; what was finished is stored. Run the same command again to go on.", style="yellow")
+            raise
+        finally:
+            runner.run(shop.close())
+
+
+def _require_run(run: Path) -> None:
+    """Refuse a folder that is none, instead of making it."""
+    if not (run / "manifest.json").is_file():
+        raise ConfigError(f"{run} is no run folder; name one, or begin with `armap collect --run {run}`.")
+
+
+def _planner(name: str, n: int) -> AnyPlanner:
+    if name == "greedy":
+        return Greedy()
+    if name == "sampling":
+        return Sampling(n=n)
+    if name == "best_of_n":
+        return BestOfN(n=n)
+    raise ConfigError(f"There is no planner {name!r}; choose from: greedy, sampling, best_of_n.")
+
+
+def _finish(metrics: Metrics, *, as_json: bool) -> None:
+    """Print the metrics, and exit with 1 if a task failed."""
+    if as_json:
+        sys.stdout.write(metrics.model_dump_json() + "\n")
+    else:
+        Console().print(metrics_table(metrics))
+    _exit_with(any(planner.failed for planner in metrics.planners.values()))
+
+
+def _read_aloud(result: SearchResult) -> list[str]:
+    """Return what a planner did, for a person."""
+    if result.answer is None:
+        return [f"Failed: {result.failure.message if result.failure else 'no answer'}"]
+    answer = result.candidates[result.answer]
+    lines = [result.task.instruction, ""]
+    for number, step in enumerate(answer.trajectory.steps, 1):
+        lines += [f"   {step.observation.text}", f"{number}. {step.action.text}"]
+    lines += [f"   {answer.trajectory.final_observation.text}", ""]
+    score = "" if answer.score is None else f", score {answer.score:.2f}"
+    lines.append(
+        f"{result.planner}: candidate {result.answer + 1} of {len(result.candidates)}{score}; "
+        f"{result.usage.calls} calls, {result.env_steps} environment steps, {result.seconds:.1f} s"
+    )
+    return lines
+
+
+def _say(as_json: bool, text: str, **fields: object) -> None:
+    """Print what a command found."""
+    sys.stdout.write((json.dumps(fields) if as_json else text) + "\n")
+
+
+def _tell(sentence: str, style: str = "") -> None:
+    """Print what happened on the way, unbroken, so that a log holds it in one line."""
+    _messages.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} {name}" for name, count in ordered) or "none"
+
+
+def _exit_with(failed: bool) -> None:
+    if failed:
+        raise typer.Exit(1)
+
+
+def _package(name: str) -> tuple[bool, str, str]:
+    try:
+        return True, importlib.metadata.version(name), ""
+    except importlib.metadata.PackageNotFoundError:
+        return False, "", "pip install 'armap[local]'"
+
+
+def _embedded_model() -> tuple[bool, str, str]:
+    try:
+        return True, weights.locate(weights.EMBEDDED).name, ""
+    except ConfigError as error:
+        return False, "", str(error).partition("type: ")[2]
+
+
+if __name__ == "__main__":
+    main()

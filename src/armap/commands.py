@@ -1,0 +1,401 @@
+"""What the commands do: puts models, environments and stages together as the settings of a run say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import Field, JsonValue, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from armap.envs import game24, toy
+from armap.errors import ConfigError, DataError
+from armap.llms.cached import CachedLLM
+from armap.llms.http import HTTPLLM
+from armap.llms.scripted import ScriptedLLM
+from armap.pipeline.collect import collect
+from armap.pipeline.evaluate import evaluate
+from armap.pipeline.plan import AnyPlanner, plan, plan_one
+from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
+from armap.pipeline.train import REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
+from armap.policy import PromptedPolicy
+from armap.protocols import LLM, HindsightWriter, RewardModel
+from armap.rewards.fit_settings import FitSettings
+from armap.rewards.linear import LinearRewardModel
+from armap.seeds import rng_for
+from armap.store import Ledger, RunFolder
+from armap.types import (
+    Budget,
+    Metrics,
+    PreferencePair,
+    Record,
+    SamplingParams,
+    SearchResult,
+    Task,
+    TrainingPoint,
+)
+from armap.weights import EMBEDDED, locate, require_local_extra
+from armap.world import LiveWorld
+
+SCRIPTED = "scripted"
+"""Name of the model that draws among the legal actions at random and needs nothing installed."""
+
+
+class EnvironmentEntry(NamedTuple):
+    """What the command line knows of an environment."""
+
+    make: Callable[[], game24.Game24 | toy.Toy]
+    """Makes one."""
+    training_tasks: Callable[[Sequence[Task]], list[Task]]
+    """All training tasks but those given."""
+    evaluation_tasks: Callable[[str], list[Task]]
+    """The evaluation tasks a text selects."""
+    default_evaluation: str
+    """The text that selects the usual ones."""
+    parse_task: Callable[[str], Task]
+    """Reads a task a person typed."""
+
+
+def _game24_evaluation(ranks: str) -> list[Task]:
+    first, _, last = ranks.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ConfigError(f"{ranks!r} is no range of ranks; write for example 901-1000.")
+    return game24.tasks(int(first), int(last), split="test")
+
+
+def _toy_evaluation(count: str) -> list[Task]:
+    if not count.isdecimal():
+        raise ConfigError(f"{count!r} is no number of toy tasks; write for example 40.")
+    return toy.tasks(int(count), seed=0, split="test")
+
+
+def _toy_training(exclude: Sequence[Task]) -> list[Task]:
+    excluded = {task.id for task in exclude}
+    return [task for task in toy.tasks(378, seed=0, split="train") if task.id not in excluded]
+
+
+ENVIRONMENTS = {
+    "game24": EnvironmentEntry(
+        make=game24.Game24,
+        training_tasks=lambda exclude: game24.training_tasks(exclude=exclude),
+        evaluation_tasks=_game24_evaluation,
+        default_evaluation="901-1000",
+        parse_task=game24.parse_task,
+    ),
+    "toy": EnvironmentEntry(
+        make=toy.Toy,
+        training_tasks=_toy_training,
+        evaluation_tasks=_toy_evaluation,
+        default_evaluation="40",
+        parse_task=toy.parse_task,
+    ),
+}
+"""The environments, by the name a user types."""
+
+
+class ShowProgress(Protocol):
+    """Shows how far a stage is."""
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Say that `done` of `total` are done."""
+        ...
+
+
+class AgentSettings(Record):
+    """Who acts, and where."""
+
+    env: str = "game24"
+    """Name of the environment."""
+    model: str = EMBEDDED
+    """`embedded`, `scripted`, a local model, or the name of a model at `base_url`."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, if the model is there."""
+    temperature: float = Field(default=1.0, ge=0)
+    """How freely actions are drawn."""
+    choose: bool = True
+    """Let the model choose among the legal actions where they are listed."""
+    strict: bool = False
+    """Accept nothing but `Action: ...` from a model that writes freely."""
+    evaluation: str
+    """Which evaluation tasks; none of them is trained on."""
+    seed: int = 0
+    """Decides every draw."""
+
+
+class Workshop:
+    """An open run folder together with the models and the world that its settings name. For one event loop.
+
+    Every stage checks and loads what it needs before it is noted as begun, so a refused command binds nobody to its
+    settings.
+
+    Args:
+        run: the run folder, open for writing.
+        agent: who acts, and where.
+        budget: what may be spent on language models.
+        concurrency: how many tasks are under way at once.
+        console: where progress is shown.
+
+    Raises:
+        ConfigError: there is no such environment, or the address of the server holds a password.
+    """
+
+    def __init__(
+        self, run: RunFolder, agent: AgentSettings, *, budget: Budget, concurrency: int, console: Console
+    ) -> None:
+        if agent.env not in ENVIRONMENTS:
+            raise ConfigError(f"There is no environment {agent.env!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+        if urlsplit(agent.base_url or "").password:
+            raise ConfigError("The server's address is kept in the run folder; put its password into ARMAP_API_KEY.")
+        self.run = run
+        self.agent = agent
+        self.entry = ENVIRONMENTS[agent.env]
+        self.ledger = Ledger(run, budget)
+        self._concurrency = concurrency
+        self._console = console
+        self._environment = self.entry.make()
+        self._world = LiveWorld(self.entry.make)
+        self._llm: LLM | None = None
+        self._open = AsyncExitStack()
+        self._open.callback(self._environment.close)
+        self._open.callback(self._world.close)
+
+    async def collect(self, *, tasks: int, samples: int) -> None:
+        """Collect trajectories on training tasks."""
+        available = self.entry.training_tasks(self.evaluation_tasks())
+        chosen = _draw(available, tasks, self.agent.seed, "training")
+        self.llm()
+        self._begin("collect", tasks=tasks, samples=samples)
+        with self._progress("collect") as show:
+            await collect(
+                self.run,
+                chosen,
+                world=self._world,
+                make_policy=self._policy,
+                samples=samples,
+                seed=self.agent.seed,
+                concurrency=self._concurrency,
+                on_progress=show,
+            )
+
+    async def synthesize(self, *, writer: str) -> None:
+        """Make preference pairs; `writer` is `environment` or `model`."""
+        chosen: InstructionWriter
+        if writer == "model":
+            chosen = LLMWriter(self.llm(), seed=self.agent.seed)
+        elif isinstance(self._environment, HindsightWriter):
+            chosen = EnvironmentWriter(self._environment)
+        else:
+            raise ConfigError(f"{self.agent.env} cannot state outcomes in words; type: --writer model")
+        self.llm()
+        self._begin("synthesize", writer=writer)
+        with self._progress("synthesize") as show:
+            await synthesize(
+                self.run,
+                writer=chosen,
+                world=self._world,
+                make_policy=self._policy,
+                evaluation_tasks=self.evaluation_tasks(),
+                seed=self.agent.seed,
+                concurrency=self._concurrency,
+                on_progress=show,
+            )
+
+    async def train(self, *, kind: str, settings: FitSettings, heldout_share: float) -> None:
+        """Fit a reward model; `kind` is `transformer` or `linear`."""
+        pairs = self.run.read("pairs", PreferencePair)
+        split_pairs(pairs, heldout_share=heldout_share, seed=self.agent.seed)
+        with self._progress("train") as show:
+            fit = self._linear_fit(show) if kind == "linear" else self._transformer_fit(settings, show)
+            self._begin("train", kind=kind, heldout_share=heldout_share, pairs=len(pairs), fit=settings.model_dump())
+            await train(
+                self.run,
+                fit=fit,
+                heldout_share=heldout_share,
+                seed=self.agent.seed,
+                on_point=_heed_interruption,
+            )
+
+    def _linear_fit(self, show: ShowProgress) -> Fit:
+        def fit(
+            pairs: Sequence[PreferencePair],
+            heldout: Sequence[PreferencePair],
+            *,
+            on_point: Callable[[TrainingPoint], None],
+        ) -> SavableRewardModel:
+            model = LinearRewardModel.fit(pairs, seed=self.agent.seed)
+            show(1, 1)
+            return model
+
+        return fit
+
+    def _transformer_fit(self, settings: FitSettings, show: ShowProgress) -> Fit:
+        require_local_extra()
+        from armap.rewards.fitting import TransformerFit
+        from armap.rewards.transformer import TransformerRewardModel
+
+        model = TransformerRewardModel.from_backbone(settings.backbone, layers=settings.layers, seed=self.agent.seed)
+
+        def fit(
+            pairs: Sequence[PreferencePair],
+            heldout: Sequence[PreferencePair],
+            *,
+            on_point: Callable[[TrainingPoint], None],
+        ) -> SavableRewardModel:
+            one = TransformerFit(model, pairs, heldout, settings, seed=self.agent.seed, folder=self.run.path / "fit")
+
+            def note(point: TrainingPoint) -> None:
+                show(point.step, one.total_steps, _training_note(point))
+                on_point(point)
+
+            one.run(note)
+            return model
+
+        return fit
+
+    async def evaluate(self, planners: Sequence[AnyPlanner], *, tasks: int, reward_model: Path | None) -> Metrics:
+        """Let every planner try evaluation tasks, and measure what came of it."""
+        chosen = _draw(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
+        judge = load_reward_model(reward_model or self.run.path / REWARD_MODEL_FOLDER)
+        self.llm()
+        self._begin(
+            "evaluate",
+            tasks=tasks,
+            planners=[planner.model_dump() for planner in planners],
+            # Not the path of the run's own: a run folder may be moved.
+            reward_model=None if reward_model is None else str(reward_model),
+        )
+        with self._progress("evaluate") as show:
+            await plan(
+                self.run,
+                chosen,
+                planners,
+                world=self._world,
+                make_policy=self._policy,
+                reward_model=judge,
+                seed=self.agent.seed,
+                concurrency=self._concurrency,
+                on_progress=show,
+            )
+        return evaluate(self.run)
+
+    async def plan_one(self, task: Task, planner: AnyPlanner, *, reward_model: Path | None) -> SearchResult:
+        """Let a planner try one task; nothing but the answers it bought is stored."""
+        model = load_reward_model(reward_model or self.run.path / REWARD_MODEL_FOLDER)
+        return await plan_one(task, planner, self._world, self._policy(), model, self.agent.seed)
+
+    def evaluation_tasks(self) -> list[Task]:
+        """Return the tasks the settings keep for evaluation."""
+        return self.entry.evaluation_tasks(self.agent.evaluation)
+
+    def llm(self) -> LLM:
+        """Return the language model, loaded when it is first needed."""
+        if self._llm is None:
+            with self._console.status(f"loading {self.agent.model}"):
+                llm = _load_llm(self.agent, self._concurrency)
+            if isinstance(llm, HTTPLLM):
+                self._open.push_async_callback(llm.close)
+            self._llm = CachedLLM(llm, self.ledger)
+        return self._llm
+
+    async def close(self) -> None:
+        """Close the environments, and the connections of the language model."""
+        await self._open.aclose()
+
+    def _policy(self) -> PromptedPolicy:
+        return PromptedPolicy(
+            self.llm(),
+            rules=self._environment.rules,
+            examples=self._environment.examples,
+            sampling=SamplingParams(temperature=self.agent.temperature),
+            choose=self.agent.choose,
+            strict=self.agent.strict,
+        )
+
+    def _begin(self, stage: str, **settings: JsonValue) -> None:
+        self.run.begin_stage(stage, {"agent": self.agent.model_dump(), **settings})
+
+    @contextmanager
+    def _progress(self, stage: str) -> Iterator[ShowProgress]:
+        """Show how far a stage is while it runs."""
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            row = progress.add_task(stage, total=None, note="")
+            yield lambda done, total, note="": progress.update(row, completed=done, total=total, note=note)
+
+
+def agent_of(run: RunFolder) -> AgentSettings:
+    """Return the agent that collected in `run`.
+
+    Raises:
+        ConfigError: nothing was collected there.
+        DataError: its settings cannot be read.
+    """
+    begun = run.manifest.stages.get("collect")
+    if begun is None:
+        raise ConfigError(f"Nothing was collected in {run.path}; begin with `armap collect --run {run.path}`.")
+    try:
+        return AgentSettings.model_validate(begun.settings["agent"])
+    except (KeyError, ValidationError) as error:
+        raise DataError(
+            f"{run.path / 'manifest.json'} does not hold the settings of an agent at stages.collect.settings.agent; "
+            "restore the file or use another run folder."
+        ) from error
+
+
+def load_reward_model(folder: Path) -> RewardModel:
+    """Load a reward model of either kind.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if LinearRewardModel.is_in(folder):
+        return LinearRewardModel.load(folder)
+    # Before torch is asked for, which may be missing and takes seconds to import.
+    if not folder.is_dir():
+        raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
+    require_local_extra()
+    from armap.rewards.transformer import TransformerRewardModel
+
+    return TransformerRewardModel.load(folder)
+
+
+def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
+    if agent.model == SCRIPTED:
+        return ScriptedLLM()
+    if agent.base_url is not None:
+        return HTTPLLM.from_environment(base_url=agent.base_url, model=agent.model, concurrency=concurrency)
+    locate(agent.model)
+    require_local_extra()
+    from armap.llms.local import LocalLLM
+
+    return LocalLLM(agent.model)
+
+
+def _draw(tasks: list[Task], count: int, seed: int, purpose: str) -> list[Task]:
+    """Return `count` of the tasks, drawn at random but kept in their order."""
+    if not 1 <= count <= len(tasks):
+        raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")
+    return [tasks[i] for i in sorted(rng_for(seed, purpose).sample(range(len(tasks)), count))]
+
+
+def _training_note(point: TrainingPoint) -> str:
+    heldout = "" if point.heldout_accuracy is None else f", held-out accuracy {point.heldout_accuracy:.2f}"
+    return f"loss {point.loss:.3f}{heldout}"
+
+
+def _heed_interruption(_: TrainingPoint) -> None:
+    """Let Ctrl-C end a fit: it never waits for anything, so the event loop gets no chance to cancel it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

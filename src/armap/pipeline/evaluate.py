@@ -1,0 +1,348 @@
+"""Evaluates a run: reads its folder, computes every number with its interval, writes `metrics.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import comb
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+
+from armap.pipeline.outcomes import ROUNDING, is_solved, paid
+from armap.store import Ledger, LedgerEntry, RunFolder
+from armap.types import (
+    Candidate,
+    DataMetrics,
+    DiscardedPair,
+    Failure,
+    FailureCount,
+    HeldoutScore,
+    Interval,
+    Metrics,
+    PlannerMetrics,
+    PolicyMetrics,
+    PreferencePair,
+    RewardModelMetrics,
+    SearchResult,
+    SuccessAtN,
+    TaskFailure,
+    Trajectory,
+)
+
+_RESAMPLES = 10_000
+_RESAMPLES_AT_ONCE = 1_000
+"""Keeps the drawn indices of some thousand tasks within some ten megabytes."""
+_SEED = 20250218
+"""Any fixed number will do: with it the same run folder always gives the same intervals."""
+
+_Searches = Mapping[str, SearchResult]
+"""One planner's searches by task id."""
+
+
+def evaluate(run: RunFolder) -> Metrics:
+    """Compute the metrics of a run from its folder alone and write them to `metrics.json`.
+
+    What is missing from the folder is missing from the metrics. Failures count as success 0.
+
+    Raises:
+        DataError: a stored record is malformed.
+    """
+    planners = _by_planner(run.read("searches", SearchResult))
+    collected = run.read("trajectories", Trajectory)
+    best_of_n = planners.get("best_of_n", {})
+    rows = _rows(planners)
+    metrics = Metrics(
+        failures=_failures(run.read("failures", TaskFailure), collected, planners),
+        planners={name: _planner_metrics(row, rows.get("sampling")) for name, row in rows.items()},
+        gap_closed=_gap_closed(rows) if best_of_n else None,
+        success_by_n=success_by_n(best_of_n.values()),
+        reward_model=_reward_model_metrics(run.read("heldout", HeldoutScore), best_of_n),
+        policy=_policy_metrics(run.read("completions", LedgerEntry), collected, planners),
+        data=_data_metrics(collected, run.read("pairs", PreferencePair), run.read("discarded", DiscardedPair)),
+        spent=Ledger(run).spent,
+    )
+    run.write_json("metrics", metrics)
+    return metrics
+
+
+def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval | None:
+    """Estimate a ratio of two sums over tasks, with its 95 % percentile bootstrap interval.
+
+    Whole tasks are resampled, so whatever a task contributed to the sums stays together. Denominators of 1 give a
+    mean. Resamples whose denominators add up to zero say nothing and are left out.
+
+    Args:
+        numerators: `[T]` what each task adds above the line.
+        denominators: `[T]` what each task adds below it, in the same order.
+
+    Returns:
+        The interval, the same for the same arguments; None if the denominators add up to zero.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
+    """
+    parts = np.array([numerators, denominators], dtype=np.float64)
+    top, bottom = parts.sum(axis=1)
+    if abs(bottom) < ROUNDING:
+        return None
+    rng = np.random.default_rng(_SEED)
+    ratios = []
+    for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE):
+        drawn = rng.integers(parts.shape[1], size=(_RESAMPLES_AT_ONCE, parts.shape[1]))
+        tops, bottoms = parts[0][drawn].sum(axis=1), parts[1][drawn].sum(axis=1)
+        usable = np.abs(bottoms) >= ROUNDING
+        ratios.append(tops[usable] / bottoms[usable])
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
+    return Interval(mean=float(top / bottom), low=float(low), high=float(high))
+
+
+def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
+    """Return what Best-of-N with fewer candidates would have achieved: the exact mean over all subsets.
+
+    Of N candidates ordered from best to worst, the one of rank k is the best of a random subset of n exactly if it
+    is drawn and the other n - 1 come from the N - k behind it, which has probability C(N-k, n-1) / C(N, n). Success
+    is the mean of the rewards with these weights. Best-of-N orders by score, the first drawn of equals before the
+    others and failed ones last; oracle orders by what the environment pays.
+
+    Args:
+        results: searches of `best_of_n`. One without candidates counts as 0 at every n.
+
+    Returns:
+        One point for each of n = 1, 2, 3, 5, 10, 20, 30, ..., N, where N is the number of candidates every search
+        that has any can offer; none if there is no such search.
+    """
+    results = list(results)
+    sizes = [len(result.candidates) for result in results if result.candidates]
+    most = min(sizes, default=0)
+    drawn = [result.candidates for result in results]
+    return tuple(
+        SuccessAtN(
+            n=n,
+            sampling=fmean(_mean_reward(candidates) for candidates in drawn),
+            best_of_n=fmean(_expected_first(sorted(candidates, key=_planner_order), n) for candidates in drawn),
+            oracle=fmean(_expected_first(sorted(candidates, key=_oracle_order), n) for candidates in drawn),
+        )
+        for n in sorted({n for n in (1, 2, 3, 5, *range(10, most, 10), most) if 1 <= n <= most})
+    )
+
+
+def _expected_first(ranked: Sequence[Candidate], n: int) -> float:
+    """Return the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
+    total = len(ranked)
+    return sum(
+        paid(candidate) * (comb(total - rank, n - 1) / comb(total, n)) for rank, candidate in enumerate(ranked, 1)
+    )
+
+
+def _planner_order(candidate: Candidate) -> tuple[bool, float]:
+    # `sorted` is stable, so equals stay in the order in which they were drawn, as the planner has it.
+    return candidate.score is None, -(candidate.score or 0.0)
+
+
+def _oracle_order(candidate: Candidate) -> float:
+    return -paid(candidate)
+
+
+def _mean_reward(candidates: Sequence[Candidate]) -> float:
+    return fmean(map(paid, candidates)) if candidates else 0.0
+
+
+def _answer_reward(result: SearchResult) -> float:
+    return 0.0 if result.answer is None else paid(result.candidates[result.answer])
+
+
+def _by_planner(results: Iterable[SearchResult]) -> Mapping[str, _Searches]:
+    """Group searches by planner, each group ordered by task so that intervals do not depend on who finished first."""
+    planners: dict[str, dict[str, SearchResult]] = {}
+    for result in sorted(results, key=lambda result: (result.planner, result.task.id)):
+        planners.setdefault(result.planner, {})[result.task.id] = result
+    return planners
+
+
+class _Row(NamedTuple):
+    """Success per task, and the searches it is read off."""
+
+    planner: str
+    searches: _Searches
+    success: dict[str, float]
+
+
+def _rows(planners: Mapping[str, _Searches]) -> dict[str, _Row]:
+    """Return what to report, in the order in which to show it."""
+    answers = {
+        name: _Row(name, searches, {task: _answer_reward(result) for task, result in searches.items()})
+        for name, searches in planners.items()
+        if name != "sampling"
+    }
+    source = "best_of_n" if "best_of_n" in planners else "sampling"
+    if source not in planners:
+        return answers
+    searches = planners[source]
+    candidates = {task: result.candidates for task, result in searches.items()}
+    greedy = {name: answers.pop(name) for name in ("greedy",) if name in answers}
+    return {
+        **greedy,
+        "sampling": _Row(source, searches, {task: _mean_reward(drawn) for task, drawn in candidates.items()}),
+        **answers,
+        "oracle": _Row(
+            source, searches, {task: max(map(paid, drawn), default=0.0) for task, drawn in candidates.items()}
+        ),
+    }
+
+
+def _planner_metrics(row: _Row, sampling: _Row | None) -> PlannerMetrics:
+    results = list(row.searches.values())
+    return PlannerMetrics(
+        searches=row.planner,
+        tasks=len(results),
+        failed=sum(result.failure is not None for result in results),
+        failed_candidates=sum(
+            candidate.trajectory.failure is not None for result in results for candidate in result.candidates
+        ),
+        success=_mean(row.success.values()),
+        difference_to_sampling=(
+            None if sampling is None or row is sampling else _difference(row.success, sampling.success)
+        ),
+        calls=fmean(result.usage.calls for result in results),
+        prompt_tokens=fmean(result.usage.prompt_tokens for result in results),
+        completion_tokens=fmean(result.usage.completion_tokens for result in results),
+        cost_usd=fmean(result.usage.cost_usd for result in results),
+        env_steps=fmean(result.env_steps for result in results),
+        seconds=fmean(result.seconds for result in results),
+        merged_proposals=fmean(result.merged_proposals for result in results),
+    )
+
+
+def _mean(values: Iterable[float]) -> Interval:
+    """Return the mean over one or more tasks."""
+    values = list(values)
+    mean = bootstrap_ratio(values, [1.0] * len(values))
+    assert mean is not None
+    return mean
+
+
+def _difference(success: Mapping[str, float], other: Mapping[str, float]) -> Interval | None:
+    differences = [success[task] - other[task] for task in success if task in other]
+    return _mean(differences) if differences else None
+
+
+def _gap_closed(rows: Mapping[str, _Row]) -> Interval | None:
+    sampling = rows["sampling"].success
+    gained, possible = (
+        [rows[name].success[task] - sampling[task] for task in sampling] for name in ("best_of_n", "oracle")
+    )
+    return bootstrap_ratio(gained, possible)
+
+
+def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches) -> RewardModelMetrics:
+    aucs = [auc for result in best_of_n.values() if (auc := _auc(result.candidates)) is not None]
+    return RewardModelMetrics(
+        pairs=len(heldout),
+        source_tasks=len({pair.source_task_id for pair in heldout}),
+        pairwise_accuracy=_pairwise_accuracy(heldout),
+        pairwise_accuracy_by_origin={
+            origin: accuracy
+            for origin in sorted({pair.origin for pair in heldout})
+            if (accuracy := _pairwise_accuracy([pair for pair in heldout if pair.origin == origin]))
+        },
+        candidate_auc=_mean(aucs) if aucs else None,
+        candidate_auc_tasks=len(aucs),
+    )
+
+
+def _pairwise_accuracy(heldout: Iterable[HeldoutScore]) -> Interval | None:
+    right: Counter[str] = Counter()
+    pairs: Counter[str] = Counter()
+    for pair in heldout:
+        pairs[pair.source_task_id] += 1
+        right[pair.source_task_id] += pair.chosen > pair.rejected
+    tasks = sorted(pairs)
+    return bootstrap_ratio([right[task] for task in tasks], [pairs[task] for task in tasks])
+
+
+def _auc(candidates: Iterable[Candidate]) -> float | None:
+    """Return how often a solved candidate outscores an unsolved one, ties counting half; None without both kinds."""
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for candidate in candidates:
+        if candidate.score is not None:
+            scores[is_solved(candidate)].append(candidate.score)
+    if not (scores[True] and scores[False]):
+        return None
+    return fmean((good > bad) + (good == bad) / 2 for good in scores[True] for bad in scores[False])
+
+
+def _policy_metrics(
+    ledger: Iterable[LedgerEntry], collected: Iterable[Trajectory], planners: Mapping[str, _Searches]
+) -> PolicyMetrics:
+    entropies: list[float] = []
+    masses: list[float] = []
+    for completion in (completion for entry in ledger for completion in entry.completions):
+        if completion.choice_entropy_nats is not None:
+            entropies.append(completion.choice_entropy_nats)
+        if completion.choice_mass is not None:
+            masses.append(completion.choice_mass)
+    listed = [
+        step.action.text in step.observation.actions
+        for trajectory in (*collected, *_candidates(planners))
+        for step in trajectory.steps
+        if step.observation.actions is not None
+    ]
+    return PolicyMetrics(
+        choices=len(entropies),
+        choice_entropy_nats=_average(entropies),
+        choice_mass=_average(masses),
+        listed_steps=len(listed),
+        legal_share=_average(listed),
+    )
+
+
+def _candidates(planners: Mapping[str, _Searches]) -> Iterable[Trajectory]:
+    return (
+        candidate.trajectory
+        for searches in planners.values()
+        for result in searches.values()
+        for candidate in result.candidates
+    )
+
+
+def _data_metrics(
+    collected: Sequence[Trajectory], pairs: Sequence[PreferencePair], discarded: Iterable[DiscardedPair]
+) -> DataMetrics:
+    lengths = [(len(pair.chosen.steps), len(pair.rejected.steps)) for pair in pairs]
+    return DataMetrics(
+        trajectories=len(collected),
+        failed_trajectories=sum(trajectory.failure is not None for trajectory in collected),
+        pairs=dict(sorted(Counter(pair.origin for pair in pairs).items())),
+        discarded=dict(sorted(Counter(pair.reason for pair in discarded).items())),
+        chosen_longer_share=_average(chosen > rejected for chosen, rejected in lengths),
+        chosen_shorter_share=_average(chosen < rejected for chosen, rejected in lengths),
+        same_length_share=_average(chosen == rejected for chosen, rejected in lengths),
+        chosen_steps=_average(chosen for chosen, _ in lengths),
+        rejected_steps=_average(rejected for _, rejected in lengths),
+    )
+
+
+def _average(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return fmean(values) if values else None
+
+
+def _failures(
+    not_begun: Iterable[TaskFailure], collected: Iterable[Trajectory], planners: Mapping[str, _Searches]
+) -> tuple[FailureCount, ...]:
+    failures: list[tuple[str, Failure | None]] = [(failure.stage, failure.failure) for failure in not_begun]
+    failures += [("collect", trajectory.failure) for trajectory in collected]
+    for name, searches in planners.items():
+        for result in searches.values():
+            # A search whose every candidate failed repeats the failure of one of them.
+            found = [candidate.trajectory.failure for candidate in result.candidates] or [result.failure]
+            failures += [(name, failure) for failure in found]
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for where, failure in failures:
+        if failure is not None:
+            groups.setdefault((where, failure.kind), []).append(failure)
+    return tuple(
+        FailureCount(where=where, kind=kind, count=len(group), example=group[0].message)
+        for (where, kind), group in groups.items()
+    )

@@ -1,0 +1,388 @@
+"""Reports a run: `report.html`, one page that needs nothing but a browser, and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from string import Template
+from xml.etree.ElementTree import Element, tostring
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from armap.pipeline.charts import (
+    Axis,
+    Series,
+    count_bar,
+    element,
+    histogram,
+    interval_mark,
+    line_chart,
+    linear_axis,
+)
+from armap.pipeline.outcomes import is_solved
+from armap.pipeline.readings import readings
+from armap.store import RunFolder
+from armap.types import Interval, Metrics, PlannerMetrics, SearchResult, SuccessAtN, TrainingPoint
+
+_NONE = "–"
+_LABELS = {"greedy": "Greedy", "sampling": "Sampling", "best_of_n": "Best-of-N", "oracle": "Oracle (ceiling)"}
+
+
+def write_report(run: RunFolder) -> Path:
+    """Write `report.html` from what is in the run folder, `metrics.json` included, and return its path.
+
+    The page has no scripts and loads nothing, and all text from records is escaped. What is missing from the folder
+    is left out. A page that is there already is replaced at once.
+
+    Raises:
+        DataError: a stored record is malformed.
+    """
+    metrics = run.read_json("metrics", Metrics)
+    searches = run.read("searches", SearchResult)
+    training = run.read("training", TrainingPoint)
+    sections = [_header(run, metrics)]
+    if metrics:
+        sections += [_failures(metrics), *_results(metrics)]
+    sections += [
+        *_figures(metrics, training, searches),
+        *(_details(metrics) if metrics else ()),
+        *readings(searches),
+        _settings(run),
+    ]
+    template = Template((files("armap.pipeline") / "report_template.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=_render(element("title", f"{run.path.resolve().name} – armap")),
+        content="\n".join(map(_render, sections)),
+    )
+    path, draft = run.path / "report.html", run.path / ".report.html.draft"
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def metrics_table(metrics: Metrics) -> Table:
+    """Return what matters most of a run as a table for the terminal, 80 characters wide."""
+    table = Table(
+        title=Text(_failure_summary(metrics)),
+        title_justify="left",
+        caption="Below estimates: 95 % intervals. Gain: over sampling. The rest: means per task.",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for number, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="right" if number else "left")
+    for name, planner in metrics.planners.items():
+        table.add_row(*map(Text, (_label(name), *_cells(planner))))
+    table.add_section()
+    accuracy = metrics.reward_model.pairwise_accuracy
+    for label, interval in (("Gap closed", metrics.gap_closed), ("Pairwise accuracy", accuracy)):
+        table.add_row(label, "", _share(interval))
+    return table
+
+
+def _failure_summary(metrics: Metrics) -> str:
+    """Return in one sentence what failed."""
+    if not metrics.failures:
+        return "No failures."
+    counts = (f"{failure.count} × {failure.kind} in {failure.where}" for failure in metrics.failures)
+    return f"Failures: {', '.join(counts)}."
+
+
+_HEADINGS = ("Planner", "Failed", "Success", "Gain (points)", "Calls", "Tokens", "Seconds")
+
+
+def _cells(planner: PlannerMetrics) -> tuple[str, ...]:
+    """Return what stands under `_HEADINGS` after the planner's name."""
+    failed = f"{planner.failed} of {planner.tasks}"
+    if planner.failed_candidates:
+        failed += f"\n{planner.failed_candidates:,} candidates"
+    return (
+        failed,
+        _share(planner.success),
+        _difference(planner.difference_to_sampling),
+        f"{planner.calls:,.1f}",
+        f"{planner.prompt_tokens + planner.completion_tokens:,.0f}",
+        f"{planner.seconds:,.1f}",
+    )
+
+
+def _share(interval: Interval | None) -> str:
+    if interval is None:
+        return _NONE
+    return f"{_percent(interval.mean)}\n{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def _difference(interval: Interval | None) -> str:
+    if interval is None:
+        return _NONE
+    return f"{100 * interval.mean:+.1f}\n{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _label(planner: str) -> str:
+    return _LABELS.get(planner, planner)
+
+
+def _render(node: Element) -> str:
+    return tostring(node, encoding="unicode", method="html")
+
+
+def _header(run: RunFolder, metrics: Metrics | None) -> Element:
+    manifest = run.manifest
+    made = f"armap {manifest.armap_version}, {manifest.created_at:%d %B %Y}"
+    stages = f"; stages begun: {', '.join(manifest.stages)}" if manifest.stages else ""
+    header = element(
+        "header", element("h1", f"Run {run.path.resolve().name}"), element("p", made + stages, class_="quiet")
+    )
+    if metrics is None:
+        header.append(element("p", "This run has not been evaluated, so there are no numbers yet.", class_="lead"))
+    elif best := metrics.planners.get("best_of_n"):
+        header.append(element("p", _headline(metrics, best), class_="lead"))
+    return header
+
+
+def _headline(metrics: Metrics, best: PlannerMetrics) -> str:
+    sampled = _percent(metrics.planners["sampling"].success.mean)
+    said = (
+        f"Over {best.tasks} tasks, one sampled trajectory reaches {sampled} success, and the one the reward model "
+        f"chooses {_percent(best.success.mean)}."
+    )
+    if metrics.gap_closed:
+        said += f" That closes {_percent(metrics.gap_closed.mean)} of the gap to the best trajectory among those drawn."
+    return said
+
+
+def _failures(metrics: Metrics) -> Element:
+    if not metrics.failures:
+        return element("p", "No failures: every trajectory and every search came to an end.", class_="quiet")
+    rows = [
+        element("tr", element("th", failure.where, scope="row"), *_labelled(_FAILURE_HEADINGS[1:], cells))
+        for failure in metrics.failures
+        for cells in [(str(failure.count), failure.kind, failure.example)]
+    ]
+    return element(
+        "section",
+        element("h2", "Failures"),
+        element("p", "They count as success 0 below and never enter a preference pair."),
+        _table(_FAILURE_HEADINGS, rows),
+        class_="failures",
+    )
+
+
+_FAILURE_HEADINGS = ("Where", "How many", "Kind", "For example")
+
+
+def _table(headings: Sequence[str], rows: Sequence[Element]) -> Element:
+    head = element("thead", element("tr", *(element("th", heading, scope="col") for heading in headings)))
+    return element("div", element("table", head, element("tbody", *rows), class_="stacked"), class_="scroll")
+
+
+def _labelled(headings: Sequence[str], cells: Sequence[str | Element]) -> list[Element]:
+    """Return table cells that know their heading, for narrow screens where a row becomes a list."""
+    return [
+        element("td", element("span", cell), data_label=heading) for heading, cell in zip(headings, cells, strict=True)
+    ]
+
+
+def _results(metrics: Metrics) -> Iterator[Element]:
+    figures = [
+        ("Gap closed", metrics.gap_closed, "of the way from sampling to oracle, by Best-of-N"),
+        (
+            "Pairwise accuracy",
+            metrics.reward_model.pairwise_accuracy,
+            f"of the reward model on {metrics.reward_model.pairs} held-out pairs",
+        ),
+        (
+            "Separation",
+            metrics.reward_model.candidate_auc,
+            "chance that a solved candidate outscores an unsolved one of its task",
+        ),
+    ]
+    shown = [_figure(name, interval, meaning) for name, interval, meaning in figures if interval]
+    if shown:
+        yield element("ul", *shown, class_="figures")
+    if not metrics.planners:
+        return
+    headings = (_HEADINGS[0], "0 to 100 %", *_HEADINGS[1:])
+    rows = [
+        element(
+            "tr",
+            element("th", _label(name), scope="row"),
+            *_labelled(headings[1:], (interval_mark(planner.success), *_cells(planner))),
+            class_="ceiling" if name == "oracle" else "planner",
+        )
+        for name, planner in metrics.planners.items()
+    ]
+    yield element(
+        "section",
+        element("h2", "Results"),
+        _table(headings, rows),
+        element("p", _RESULTS_NOTE, class_="note"),
+    )
+
+
+_RESULTS_NOTE = (
+    "Success is what the environment pays for the answer, averaged over tasks; the gain is the difference to sampling, "
+    "paired by task. Below each estimate: its 95 % percentile bootstrap interval over tasks, 10,000 resamples. Calls, "
+    "tokens and seconds are means per task. Sampling and oracle are read off the candidates of whole searches, so "
+    "their costs are those of drawing all candidates. Oracle is the environment's own choice among the candidates: a "
+    "ceiling, not a planner."
+)
+
+
+def _figure(name: str, interval: Interval, meaning: str) -> Element:
+    bounds = f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+    return element(
+        "li", element("span", name), element("b", _percent(interval.mean)), element("span", bounds, ": ", meaning)
+    )
+
+
+def _figures(
+    metrics: Metrics | None, training: Sequence[TrainingPoint], searches: Sequence[SearchResult]
+) -> Iterator[Element]:
+    figures = [*_training_figures(training), *_score_figures(searches)]
+    if metrics and len(metrics.success_by_n) > 1:
+        figures.insert(0, _success_figure(metrics.success_by_n))
+    if figures:
+        yield element("section", element("h2", "Figures"), element("div", *figures, class_="charts"))
+
+
+def _success_figure(points: Sequence[SuccessAtN]) -> Element:
+    lines = {
+        "sampling": [(float(point.n), point.sampling) for point in points],
+        "best of N": [(float(point.n), point.best_of_n) for point in points],
+        "oracle": [(float(point.n), point.oracle) for point in points],
+    }
+    x = Axis("candidates N", [float(point.n) for point in points], logarithmic=True)
+    y = linear_axis("success", [0.0, *(value for line in lines.values() for _, value in line)], percent=True)
+    series = [Series(name, lines[name]) for name in ("sampling", "best of N", "oracle")]
+    return _captioned(
+        line_chart("Success against the number of candidates", series, x, y),
+        "Success against the number of candidates N: the exact mean over all subsets of N candidates.",
+    )
+
+
+def _training_figures(training: Sequence[TrainingPoint]) -> Iterator[Element]:
+    # A resumed fit tells some steps again; the last telling counts.
+    points = sorted({point.step: point for point in training}.values(), key=lambda point: point.step)
+    if not points:
+        return
+    x = linear_axis("optimiser step", [0.0, float(points[-1].step)])
+    for quantity, unit, percent in (("loss", "loss (nats)", False), ("accuracy", "pairwise accuracy", True)):
+        trained, heldout = (
+            [(float(point.step), value) for point in points if (value := getattr(point, name)) is not None]
+            for name in (quantity, f"heldout_{quantity}")
+        )
+        y = linear_axis(unit, [0.0, *(value for _, value in (*trained, *heldout))], percent=percent)
+        chart = line_chart(
+            f"{quantity.capitalize()} during training", [Series("training", trained), Series("held out", heldout)], x, y
+        )
+        yield _captioned(chart, f"Training of the reward model: {unit} on each step's pairs and on the held-out pairs.")
+
+
+def _score_figures(searches: Sequence[SearchResult]) -> Iterator[Element]:
+    groups: dict[str, list[float]] = {"unsolved": [], "solved": []}
+    for result in searches:
+        scored = [(candidate, candidate.score) for candidate in result.candidates if candidate.score is not None]
+        if scored:
+            middle = fmean(score for _, score in scored)
+            for candidate, score in scored:
+                groups["solved" if is_solved(candidate) else "unsolved"].append(score - middle)
+    shown = {name: values for name, values in groups.items() if values}
+    if shown:
+        yield _captioned(
+            histogram("Scores of solved and unsolved candidates", shown, "score minus the task's mean score"),
+            "Scores of the candidates, each from the mean of its task, because scores compare only within one task.",
+        )
+
+
+def _captioned(chart: Element, caption: str) -> Element:
+    return element("figure", chart, element("figcaption", caption))
+
+
+def _details(metrics: Metrics) -> Iterator[Element]:
+    data, policy, model, spent = metrics.data, metrics.policy, metrics.reward_model, metrics.spent
+    if data.trajectories or data.pairs or data.discarded:
+        counts = {"trajectories collected": data.trajectories}
+        counts |= {f"pairs made, {origin}": count for origin, count in data.pairs.items()}
+        counts |= {f"pairs discarded, {reason}": count for reason, count in data.discarded.items()}
+        yield element("section", element("h2", "Data"), _counts(counts), *_balance(metrics))
+    if model.pairwise_accuracy_by_origin:
+        by_origin = {
+            f"pairwise accuracy, {origin}": _share(value) for origin, value in model.pairwise_accuracy_by_origin.items()
+        }
+        yield element("section", element("h2", "Reward model"), _terms(by_origin))
+    known = {}
+    if policy.choice_entropy_nats is not None:
+        known["entropy of a choice"] = f"{policy.choice_entropy_nats:.2f} nats, mean over {policy.choices:,} answers"
+    if policy.choice_mass is not None:
+        known["probability that a free reply would be legal"] = _percent(policy.choice_mass)
+    if policy.legal_share is not None:
+        known["executed actions that were legal"] = f"{_percent(policy.legal_share)} of {policy.listed_steps:,}"
+    if known:
+        yield element("section", element("h2", "Policy"), _terms(known))
+    if spent.calls:
+        money = {
+            "requests": f"{spent.calls:,}",
+            "tokens read": f"{spent.prompt_tokens:,}, of which {spent.cached_tokens:,} from a cache",
+            "tokens written": f"{spent.completion_tokens:,}",
+            "money": f"${spent.cost_usd:,.4f}",
+        }
+        yield element("section", element("h2", "Spent on language models"), _terms(money))
+
+
+def _counts(counts: Mapping[str, int]) -> Element:
+    most = max(counts.values())
+    rows = [
+        element(
+            "tr", element("th", name, scope="row"), element("td", f"{count:,}"), element("td", count_bar(count, most))
+        )
+        for name, count in counts.items()
+    ]
+    return element("table", element("tbody", *rows), class_="counts")
+
+
+def _balance(metrics: Metrics) -> Iterator[Element]:
+    data = metrics.data
+    if data.chosen_steps is not None and data.rejected_steps is not None:
+        said = (
+            f"Chosen trajectories have {data.chosen_steps:.1f} steps on average and rejected ones "
+            f"{data.rejected_steps:.1f}. The chosen one is longer in {_percent(data.chosen_longer_share)} of pairs, "
+            f"shorter in {_percent(data.chosen_shorter_share)}, equal in {_percent(data.same_length_share)}."
+        )
+        yield element("p", said)
+
+
+def _terms(terms: Mapping[str, str]) -> Element:
+    return element(
+        "dl", *(part for name, value in terms.items() for part in (element("dt", name), element("dd", value)))
+    )
+
+
+def _settings(run: RunFolder) -> Element:
+    manifest = run.manifest
+    stages = [
+        part
+        for name, stage in manifest.stages.items()
+        for part in (
+            element("h3", name),
+            element("p", f"begun {stage.started_at:%Y-%m-%d %H:%M} UTC", class_="note"),
+            element("pre", json.dumps({**stage.settings, "versions": stage.versions}, indent=2, ensure_ascii=False)),
+        )
+    ]
+    machine = element("p", f"Python {manifest.python} on {manifest.platform}", class_="note")
+    return element(
+        "section",
+        element("h2", "How it was run"),
+        element("details", element("summary", "Settings of every stage"), machine, *stages),
+    )

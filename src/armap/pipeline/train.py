@@ -1,0 +1,138 @@
+"""Train: fit a reward model to the preference pairs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from armap.errors import ConfigError
+from armap.protocols import RewardModel
+from armap.seeds import rng_for
+from armap.store import RunFolder
+from armap.types import HeldoutScore, PreferencePair, TrainingPoint
+
+REWARD_MODEL_FOLDER = "reward_model"
+"""Where in a run folder the trained reward model lies."""
+
+
+class SavableRewardModel(RewardModel, Protocol):
+    """A reward model that can be written to a folder."""
+
+    name: str
+
+    def save(self, folder: Path) -> None:
+        """Write the model."""
+        ...
+
+
+class Fit(Protocol):
+    """Fits a reward model of some kind."""
+
+    def __call__(
+        self,
+        pairs: Sequence[PreferencePair],
+        heldout: Sequence[PreferencePair],
+        *,
+        on_point: Callable[[TrainingPoint], None],
+    ) -> SavableRewardModel:
+        """Return the model fitted to `pairs`; tell `on_point` of every step, after a resumption some of them again."""
+        ...
+
+
+def split_pairs(
+    pairs: Sequence[PreferencePair], *, heldout_share: float, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Split pairs into those to train on and those held out, so that no source task is on both sides.
+
+    Raises:
+        ConfigError: the pairs come from fewer than two source tasks.
+    """
+    sources = sorted({pair.source_task_id for pair in pairs})
+    if len(sources) < 2:
+        raise ConfigError(
+            f"There are preference pairs from {len(sources)} source tasks, and training needs two at least; "
+            "collect and synthesize more first."
+        )
+    rng_for(seed, "heldout").shuffle(sources)
+    kept_out = set(sources[: max(1, round(len(sources) * heldout_share))])
+    return (
+        [pair for pair in pairs if pair.source_task_id not in kept_out],
+        [pair for pair in pairs if pair.source_task_id in kept_out],
+    )
+
+
+async def train(
+    run: RunFolder,
+    *,
+    fit: Fit,
+    heldout_share: float,
+    seed: int,
+    on_point: Callable[[TrainingPoint], None],
+) -> None:
+    """Fit a reward model to `pairs.jsonl`, save it in `reward_model/` and score the held-out pairs.
+
+    Writes `training.jsonl` and `heldout.jsonl`. A model that is there already is kept.
+
+    Raises:
+        ConfigError: there are too few pairs.
+    """
+    folder = run.path / REWARD_MODEL_FOLDER
+    # In the order of their ids, as records of concurrent tasks come in any order.
+    pairs = sorted(run.read("pairs", PreferencePair), key=lambda pair: pair.id)
+    training, heldout = split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    if folder.exists():
+        return
+    logged = max((point.step for point in run.read("training", TrainingPoint)), default=0)
+
+    def note(point: TrainingPoint) -> None:
+        if point.step > logged:
+            run.append("training", point)
+        on_point(point)
+
+    model = fit(training, heldout, on_point=note)
+    scored = await _score_heldout(run, model, heldout)
+    draft = run.path / f".{REWARD_MODEL_FOLDER}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save(draft)
+    (draft / "README.md").write_text(_model_card(model.name, len(training), scored), encoding="utf-8")
+    # Last of all, so that whoever finds the folder finds everything.
+    draft.rename(folder)
+
+
+async def _score_heldout(run: RunFolder, model: RewardModel, heldout: Sequence[PreferencePair]) -> list[HeldoutScore]:
+    scores = await model.score([side for pair in heldout for side in (pair.chosen, pair.rejected)])
+    scored = [
+        HeldoutScore(
+            pair_id=pair.id, source_task_id=pair.source_task_id, origin=pair.origin, chosen=chosen, rejected=rejected
+        )
+        for pair, chosen, rejected in zip(heldout, scores[0::2], scores[1::2], strict=True)
+    ]
+    there = {score.pair_id for score in run.read("heldout", HeldoutScore)}
+    for score in scored:
+        if score.pair_id not in there:
+            run.append("heldout", score)
+    return scored
+
+
+def _model_card(name: str, training_pairs: int, scored: Sequence[HeldoutScore]) -> str:
+    accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [reward-model, agents]
+---
+
+# Trajectory reward model
+
+Scores how well an agent's trajectory fulfils its instruction. Higher is better; scores have no unit and compare only
+trajectories of one task. Trained by `armap train` from {name}.
+
+- Data: {training_pairs} preference pairs made from the agent's own trajectories: instructions rewritten to fit what
+  happened, rejected trajectories executed and found to come to something else. No human labels and no rewards of the
+  environment.
+- Held-out pairwise accuracy: {accuracy:.3f} on {len(scored)} pairs of source tasks that were not trained on.
+- Intended use: choosing among trajectories of the environment it was trained for, through `armap plan`.
+- Limits: it knows that environment only, and text in observations can mislead it.
+"""

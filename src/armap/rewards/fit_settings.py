@@ -1,0 +1,38 @@
+"""How a transformer reward model is fitted; apart from the fit itself, so that reading settings needs no torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from armap.types import Record
+from armap.weights import EMBEDDED
+
+
+class FitSettings(Record):
+    """How a transformer reward model is fitted."""
+
+    backbone: str = EMBEDDED
+    """The causal language model it grows from, as `armap.weights.locate` accepts it."""
+    layers: int | None = Field(default=12, gt=0)
+    """Layers of the backbone that are kept, from the bottom; None keeps all. Twelve of the embedded model's thirty
+    learn to compare an outcome with an instruction as well as all do, in less than half the time; eight do not."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes over the training pairs."""
+    pairs_per_step: int = Field(default=8, gt=0)
+    """Pairs per optimiser step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak of AdamW's learning rate. 1e-3 suits LoRA on a small backbone; the paper's 1e-5 to 2e-5 a 3B one."""
+    warmup_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps over which the rate rises to its peak, before it falls to a tenth of it."""
+    lora_rank: int = Field(default=16, ge=0)
+    """Rank of LoRA on every linear layer; 0 trains all weights but the embeddings. Source: the paper has 64."""
+    lora_alpha: float = Field(default=32, gt=0)
+    """LoRA's scale times its rank."""
+    centering: float = Field(default=1e-3, ge=0)
+    """Weight of the pull of all scores towards zero; 0 turns it off. Source: ARMAP's released code."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longest gradient."""
+    evaluate_every_steps: int = Field(default=10, gt=0)
+    """Steps between evaluations on the held-out pairs, at each of which a checkpoint is written."""
+    patience: int = Field(default=3, gt=0)
+    """Evaluations in a row without a lower held-out loss after which training stops."""

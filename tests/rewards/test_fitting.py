@@ -1,0 +1,228 @@
+import json
+import math
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the local extra is not installed: fitting a reward model is not tested")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from armap.rewards.fit_settings import FitSettings  # noqa: E402
+from armap.rewards.fitting import TransformerFit, pairwise_loss  # noqa: E402
+from armap.rewards.rendering import render  # noqa: E402
+from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
+from armap.types import PreferencePair, TrainingPoint  # noqa: E402
+from tiny_model import make_tiny_model, plain_scores  # noqa: E402
+
+from .toy_pairs import toy_pairs  # noqa: E402
+
+PAIRS, HELDOUT = toy_pairs(120, 1), toy_pairs(40, 2)
+QUICK = FitSettings(pairs_per_step=6, evaluate_every_steps=5, lora_rank=4, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory) -> str:
+    return make_tiny_model(tmp_path_factory.mktemp("backbone"))
+
+
+def fit(
+    backbone: str,
+    folder: Path,
+    settings: FitSettings,
+    pairs: list[PreferencePair] = PAIRS,
+    heldout: list[PreferencePair] = HELDOUT,
+) -> tuple[TransformerRewardModel, list[TrainingPoint]]:
+    model, points = TransformerRewardModel.from_backbone(backbone, seed=1), []
+    TransformerFit(model, pairs, heldout, settings, seed=0, folder=folder).run(points.append)
+    return model, points
+
+
+def sides(pairs: list[PreferencePair]) -> list:
+    return [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+
+
+def margins(model: TransformerRewardModel, pairs: list[PreferencePair]) -> "torch.Tensor":
+    scores = torch.tensor(model.score_blocking(sides(pairs)))
+    return scores[0::2] - scores[1::2]
+
+
+def heldout_loss(model: TransformerRewardModel) -> float:
+    difference = margins(model, HELDOUT)
+    return float(pairwise_loss(difference, torch.zeros_like(difference)))
+
+
+# Loss and gradients
+
+
+def gradients(model: TransformerRewardModel, scores: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+    model.network.zero_grad()
+    pairwise_loss(scores[0::2], scores[1::2], centering=1e-3).backward()
+    return {name: weight.grad.clone() for name, weight in model.network.named_parameters()}
+
+
+def test_gradients_through_token_trees_are_those_of_plain_passes(backbone):
+    model = TransformerRewardModel.from_backbone(backbone, seed=1)
+    trajectories = sides(PAIRS[:8])
+    trees, places = model.trees(trajectories)
+    by_tree = model.forward(trees)
+    packed = gradients(model, torch.stack([by_tree[tree][end] for tree, end in places]))
+    texts = [torch.tensor([model.token_ids(render(trajectory))]) for trajectory in trajectories]
+    plain = gradients(model, torch.stack([model.network(text).logits[0, 0] for text in texts]))
+    assert sum(map(len, trees)) < 0.8 * sum(text.shape[1] for text in texts)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(packed[name], gradient, atol=1e-4, rtol=1e-3)
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_the_first_point_is_the_loss_of_plain_passes_at_the_untrained_weights(backbone, tmp_path, lora_rank):
+    TransformerRewardModel.from_backbone(backbone, seed=1).save(tmp_path / "untrained")
+    scores = torch.tensor(plain_scores(tmp_path / "untrained", [render(side) for side in sides(PAIRS[:8])]))
+    settings = QUICK.model_copy(update={"pairs_per_step": 8, "lora_rank": lora_rank})
+    _, points = fit(backbone, tmp_path / "fit", settings, PAIRS[:8])
+    assert points[0].loss == pytest.approx(float(pairwise_loss(scores[0::2], scores[1::2], centering=1e-3)), abs=1e-4)
+    assert points[0].accuracy == float((scores[0::2] > scores[1::2]).float().mean())
+
+
+def test_swapping_chosen_and_rejected_changes_the_loss_by_the_margin():
+    chosen, rejected = torch.tensor([2.0, -1.0, 300.0]), torch.tensor([0.5, 1.0, -300.0])
+    there, back = pairwise_loss(chosen, rejected), pairwise_loss(rejected, chosen)
+    assert float(back - there) == pytest.approx(float((chosen - rejected).mean()))
+    assert float(pairwise_loss(chosen, chosen)) == pytest.approx(math.log(2))
+
+
+# Learning
+
+
+@pytest.mark.parametrize("lora_rank", [0, 8])
+def test_it_learns_to_judge_held_out_trajectories(backbone, tmp_path, lora_rank):
+    settings = FitSettings(epochs=2, lora_rank=lora_rank, learning_rate=1e-2, evaluate_every_steps=20)
+    untrained = heldout_loss(TransformerRewardModel.from_backbone(backbone, seed=1))
+    model, points = fit(backbone, tmp_path, settings)
+    assert [point.step for point in points] == list(range(1, 2 * len(PAIRS) // settings.pairs_per_step + 1))
+    assert sum(point.loss for point in points[-5:]) < 0.7 * sum(point.loss for point in points[:5])
+    # So small a model learns to tell objects from none, and not one object from another.
+    assert heldout_loss(model) < 0.7 * untrained
+
+
+def test_pairs_with_their_sides_swapped_teach_the_opposite(backbone, tmp_path):
+    pairs, heldout = (
+        [pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen}) for pair in there]
+        for there in (PAIRS, HELDOUT)
+    )
+    settings = QUICK.model_copy(update={"learning_rate": 1e-2, "pairs_per_step": 8})
+    there, points = fit(backbone, tmp_path / "there", settings)
+    back, swapped_points = fit(backbone, tmp_path / "back", settings, pairs, heldout)
+    assert points[0].accuracy == pytest.approx(1 - swapped_points[0].accuracy)
+    assert float(margins(there, HELDOUT).mean()) > 0 > float(margins(back, HELDOUT).mean())
+
+
+def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best_weights(backbone, tmp_path):
+    too_fast = FitSettings(epochs=20, learning_rate=0.3, warmup_share=0.5, evaluate_every_steps=2, patience=3)
+    model, points = fit(backbone, tmp_path, too_fast, PAIRS[:32])
+    losses = [point.heldout_loss for point in points if point.heldout_loss is not None]
+    assert len(points) < 80
+    assert len(losses) - 1 - losses.index(min(losses)) == 3
+    assert heldout_loss(model) == pytest.approx(min(losses), abs=1e-4)
+
+
+# What a fit leaves behind
+
+
+def test_a_fit_with_lora_is_saved_as_a_plain_transformers_model(backbone, tmp_path):
+    model, _ = fit(backbone, tmp_path / "fit", QUICK)
+    trajectories = sides(HELDOUT[:10])
+    scores = model.score_blocking(trajectories)
+    model.save(tmp_path / "saved")
+    untrained = TransformerRewardModel.from_backbone(backbone, seed=1)
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == untrained.network.state_dict().keys()
+    assert plain_scores(tmp_path / "saved", [render(side) for side in trajectories]) == pytest.approx(scores, abs=1e-5)
+    loaded = TransformerRewardModel.load(tmp_path / "saved")
+    assert loaded.score_blocking(trajectories) == pytest.approx(scores, abs=1e-6)
+    assert untrained.score_blocking(trajectories) != pytest.approx(scores, abs=1e-2)
+
+
+def test_full_training_moves_every_weight_but_the_embeddings(backbone, tmp_path):
+    before = TransformerRewardModel.from_backbone(backbone, seed=1).network.state_dict()
+    model, _ = fit(backbone, tmp_path, QUICK.model_copy(update={"lora_rank": 0}))
+    same = {name for name, weight in model.network.state_dict().items() if torch.equal(weight, before[name])}
+    assert same == {"model.embed_tokens.weight"}
+
+
+def test_a_fit_leaves_the_shared_backbone_as_it_was(backbone, tmp_path):
+    fresh = TransformerRewardModel.from_backbone(backbone, seed=1).score_blocking(sides(HELDOUT[:5]))
+    fit(backbone, tmp_path, QUICK.model_copy(update={"lora_rank": 0}))
+    assert TransformerRewardModel.from_backbone(backbone, seed=1).score_blocking(sides(HELDOUT[:5])) == fresh
+
+
+def test_nothing_is_left_of_the_checkpoint(backbone, tmp_path):
+    fit(backbone, tmp_path, QUICK, PAIRS[:12])
+    assert list(tmp_path.iterdir()) == []
+
+
+# Killing and going on
+
+
+def fit_and_report(backbone: str, folder: Path) -> None:
+    """Fit in a process of its own, writing every point to a file, and the scores in the end."""
+    with (folder / "points.jsonl").open("a") as file:
+        model = TransformerRewardModel.from_backbone(backbone, seed=1)
+        settings = QUICK.model_copy(update={"patience": 100, "pairs_per_step": 2, "evaluate_every_steps": 3})
+        running = TransformerFit(model, PAIRS[:120], HELDOUT[:8], settings, seed=0, folder=folder / "fit")
+        running.run(lambda point: print(point.model_dump_json(), file=file, flush=True))
+    (folder / "scores.json").write_text(json.dumps(model.score_blocking(sides(HELDOUT))))
+
+
+def reported(folder: Path) -> list[TrainingPoint]:
+    file = folder / "points.jsonl"
+    return list(map(TrainingPoint.model_validate_json, file.read_text().splitlines())) if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that start with torch imported, as importing it takes longer than everything else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["armap.rewards.fitting"])
+    return context
+
+
+def test_a_fit_killed_at_ten_moments_goes_on_along_the_same_curve_to_the_same_scores(backbone, tmp_path, processes):
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    for folder in (calm, killed):
+        folder.mkdir()
+
+    def start(folder: Path) -> multiprocessing.process.BaseProcess:
+        process = processes.Process(target=fit_and_report, args=(backbone, folder))
+        process.start()
+        return process
+
+    undisturbed = start(calm)
+    rng = random.Random(0)
+    for _ in range(10):
+        process = start(killed)
+        enough = len(reported(killed)) + rng.randrange(8)
+        while process.is_alive() and len(reported(killed)) < enough:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.02)
+        assert process.is_alive()
+        process.kill()
+        process.join()
+    assert not (killed / "scores.json").exists()
+    last = start(killed)
+    for process in (undisturbed, last):
+        process.join()
+        assert process.exitcode == 0
+
+    expected = {point.step: point for point in reported(calm)}
+    assert list(expected) == list(range(1, 61))
+    found = reported(killed)
+    assert len(found) > len(expected), "no kill lost a step, so nothing was resumed"
+    assert {point.step for point in found} == set(expected)
+    for point in found:
+        assert point.model_dump() == pytest.approx(expected[point.step].model_dump(), abs=1e-6)
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in (calm, killed)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)

