@@ -514,7 +514,7 @@ async def test_seconds_are_counted_from_the_beginning_of_the_sitting(tmp_path):
         await buy(Ledger(run, Budget(max_seconds=5), clock=lambda: now), "other", one_call())
 
 
-async def test_spend_and_answers_survive_reopening_and_answers_are_free_then(tmp_path):
+async def test_spend_and_answers_survive_reopening(tmp_path):
     with RunFolder(tmp_path) as run:
         ledger = Ledger(run)
         await buy(ledger, "key", one_call(tokens=10, cost_usd=0.25))
@@ -524,7 +524,8 @@ async def test_spend_and_answers_survive_reopening_and_answers_are_free_then(tmp
     with RunFolder(tmp_path, writable=False) as run:
         ledger = Ledger(run)
         assert ledger.spent == spent
-        assert ledger.stored("key") == [Completion(text=text) for text in ("first", "second", "first", "second")]
+        assert [answer.text for answer in ledger.stored("key")] == ["first", "second", "first", "second"]
+        assert sum((answer.usage for answer in ledger.stored("key")), Usage()) == spent
         assert ledger.stored("other") == []
 
 

@@ -248,7 +248,7 @@ class Ledger:
         return self._spent
 
     def stored(self, key: str) -> list[Completion]:
-        """Return every answer to `key` in the order they were bought, each with zero usage, for it costs no more."""
+        """Return every answer to `key` in the order they were bought, each with what it cost then."""
         return list(self._answers.get(key, ()))
 
     async def settled(self, key: str) -> None:
@@ -307,8 +307,7 @@ class Ledger:
         usage = sum((completion.usage for completion in entry.completions), Usage())
         # A model that counts no requests still made one, or max_calls would not hold for it.
         self._spent += usage if usage.calls else usage.model_copy(update={"calls": 1})
-        free = [completion.model_copy(update={"usage": Usage()}) for completion in entry.completions]
-        self._answers.setdefault(entry.key, []).extend(free)
+        self._answers.setdefault(entry.key, []).extend(entry.completions)
 
     def _refuse_beyond_budget(self) -> None:
         budget, spent = self._budget, self._spent

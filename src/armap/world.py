@@ -13,7 +13,7 @@ from armap.protocols import Environment, StepResult
 from armap.types import Action, History, Observation, Step, Task
 
 _KEPT_HISTORIES = 100_000
-"""Results of actions that are kept; a Game of 24 history takes some 2 kB."""
+"""Results of actions that are kept; one of three steps with short observations takes some 2 kB."""
 _PARKED_ENVIRONMENTS = 32
 """Environments kept alive at the histories where they last were."""
 
