@@ -40,7 +40,7 @@ HEAVY_AT_THE_TOP = {"rewards.transformer", "rewards.fitting", "llms.local"}
 HEAVY_INSIDE_A_FUNCTION = {"weights", "commands"}
 
 LONG_FILES = {"store.py", "types.py", "cli.py", "llms/http.py"}
-"""May be longer than 450 lines: the run folder with its ledger, all records, all commands, HTTP with all its failures."""
+"""May be longer than 450 lines: the run folder and ledger, all records, all commands, HTTP with all its failures."""
 
 
 class Import(NamedTuple):

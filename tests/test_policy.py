@@ -132,6 +132,12 @@ async def test_examples_come_before_the_task_and_tasks_share_all_that_comes_befo
     assert without == [one[0], one[-1]]
 
 
+async def test_examples_come_in_their_order():
+    messages = await messages_at(await toy_history(), rules=Game24.rules, examples=Game24.examples)
+    shown = [message.content for message in messages if message.role == "assistant"]
+    assert shown == [action for example in Game24.examples for action in example.actions]
+
+
 def paid_nothing(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(step.model_copy(update={"env_reward": 0.0}) for step in steps)
 
@@ -245,6 +251,7 @@ LENIENT = {
     "• take red cube": "take red cube",
     "> take red cube": "take red cube",
     "- `take red cube`": "take red cube",
+    "\u00a0`\u00a0take red cube`\u2003": "take red cube",
     "```\ntake red cube\n```": "take red cube",
     "```text\ntake red cube\n```": "take red cube",
     "```take red cube```": "take red cube",

@@ -170,9 +170,11 @@ async def test_the_same_actions_with_other_thoughts_keep_their_own_thoughts():
     for mood in ("gladly", "sadly"):
         history = await world.advance(start, Action(text="north", thought=f"{mood} north"))
         ways.append(await world.advance(history, Action(text="east", thought=f"{mood} east")))
+    ways.append(await world.advance(history, ways[0].steps[-1].action))
     assert [[step.action.thought for step in way.steps] for way in ways] == [
         ["gladly north", "gladly east"],
         ["sadly north", "sadly east"],
+        ["sadly north", "gladly east"],
     ]
     assert ways[0].observation == ways[1].observation
     assert [step.env_reward for step in ways[1].steps] == [0.5, 0.5]

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import warnings
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -358,8 +359,10 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
-    # Bars of other libraries would break ours, and fill logs.
+    # Bars of other libraries would break ours, and their advice to developers is not for users.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         app(prog_name="armap")
     except BudgetError as error:

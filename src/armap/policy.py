@@ -119,12 +119,17 @@ def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Acti
     thought = reply[: markers[-1].start()] if markers else ""
     rest = reply[markers[-1].end() :] if markers else reply
     lines = (line for line in rest.splitlines() if not _FENCE.fullmatch(line))
-    text = next(filter(None, (_BULLET.sub("", line).strip(_WRAPPING) for line in lines)), "")
+    text = next(filter(None, (_unwrapped(_BULLET.sub("", line)) for line in lines)), "")
     if not text:
         return None
     if text not in legal:
         text = {_squeezed(action): action for action in legal}.get(_squeezed(text), text)
     return Action(text=text, thought=_THOUGHT.sub("", thought).strip())
+
+
+def _unwrapped(text: str) -> str:
+    # Twice, for there is more white space in Unicode than in _WRAPPING, outside quotes as inside.
+    return text.strip().strip(_WRAPPING).strip()
 
 
 def _squeezed(text: str) -> str:

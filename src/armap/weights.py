@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,10 +94,19 @@ def load(model: str) -> LocalModel:
     logging.disable_progress_bar()
     files = locate(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
-        network = AutoModelForCausalLM.from_pretrained(
-            files.source, gguf_file=files.gguf_file, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        # transformers' GGUF reader draws a progress bar that no setting turns off.
+        with redirect_stderr(StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
+            network = AutoModelForCausalLM.from_pretrained(
+                files.source, gguf_file=files.gguf_file, dtype=torch.float32, attn_implementation="sdpa"
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return LocalModel(files.name, tokenizer, network.eval())
+    return LocalModel(files.name, tokenizer, network.to(device()).eval())
+
+
+def device() -> str:
+    """Return where networks live: the first GPU, or the CPU where there is none."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,23 +15,27 @@ from .runs import armap, files, records, sentence
 
 # Sittings are forked from a process that has imported everything, or torch alone would take a minute here.
 _SITTINGS = multiprocessing.get_context("forkserver")
-_SITTINGS.set_forkserver_preload(["armap.cli", "armap.rewards.fitting"])
+_SITTINGS.set_forkserver_preload(["armap.cli", "armap.rewards.fitting", "transformers.models.llama.modeling_llama"])
 
 COLLECT = ("collect", "--env", "toy", "--model", "scripted", "--evaluation", 5, "--tasks", 100, "--samples", 8)
 SYNTHESIZE = ("synthesize",)
 EVALUATE = ("evaluate", "--n", 20, "--tasks", 5)
 
 
-def _sit(args: tuple[str, ...]) -> None:
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
+def _sit(args: tuple[str, ...], stderr: str) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+    # multiprocessing has its children ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "torch" in sys.modules:
+        # Threads that wait for each other on a busy machine take ten times as long.
+        sys.modules["torch"].set_num_threads(1)
     sys.argv = ["armap", *args]
     main()
 
 
-def sitting(*args: object) -> multiprocessing.process.BaseProcess:
-    process = _SITTINGS.Process(target=_sit, args=(tuple(map(str, args)),))
+def sitting(*args: object, stderr: Path = Path(os.devnull)) -> multiprocessing.process.BaseProcess:
+    process = _SITTINGS.Process(target=_sit, args=(tuple(map(str, args)), str(stderr)))
     process.start()
     return process
 
@@ -92,10 +97,10 @@ def test_kills_while_synthesizing_change_no_pair(tmp_path, collected, synthesize
 
 
 def test_kills_while_evaluating_change_no_search(tmp_path, synthesized):
-    armap("train", "--kind", "linear", "--run", synthesized)
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-    for copy in (run, undisturbed):
-        shutil.copytree(synthesized, copy)
+    shutil.copytree(synthesized, run)
+    armap("train", "--kind", "linear", "--run", run)
+    shutil.copytree(run, undisturbed)
     armap(*EVALUATE, "--run", undisturbed)
     size = (undisturbed / "completions.jsonl").stat().st_size
     killed_again_and_again(run, EVALUATE, "completions.jsonl", kills=4, size=size)
@@ -104,36 +109,38 @@ def test_kills_while_evaluating_change_no_search(tmp_path, synthesized):
     assert_same(run, undisturbed, "completions", "seconds")
 
 
-class TestTransformer:
-    """Kills of a fit that goes through torch, on a tiny backbone."""
+@pytest.fixture
+def train(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: no interrupted fit is tested")
+    from tiny_model import make_tiny_model
 
-    OPTIONS = ("--layers", 2, "--lora-rank", 4, "--epochs", 2, "--pairs-per-step", 4, "--evaluate-every", 5)
+    options = ("--layers", 2, "--lora-rank", 4, "--pairs-per-step", 8, "--evaluate-every", 5)
+    return ("train", "--backbone", make_tiny_model(tmp_path / "backbone"), "--patience", 1000, *options)
 
-    @pytest.fixture(scope="class")
-    def command(self, tmp_path_factory):
-        pytest.importorskip("torch", reason="the local extra is not installed: no killed fit is tested")
-        from tiny_model import make_tiny_model
 
-        backbone = make_tiny_model(tmp_path_factory.mktemp("backbone"))
-        return ("train", "--backbone", backbone, "--patience", 1000, *self.OPTIONS)
+def test_ten_kills_while_training_change_no_point_no_score_and_no_weight(tmp_path, synthesized, train):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    for copy in (run, undisturbed):
+        shutil.copytree(synthesized, copy)
+    process = sitting(*train, "--run", undisturbed)
+    process.join(60)
+    assert process.exitcode == 0
+    size = (undisturbed / "training.jsonl").stat().st_size
+    killed_again_and_again(run, train, "training.jsonl", kills=10, size=size)
+    assert_same(run, undisturbed, "training")
+    assert_same(run, undisturbed, "heldout")
+    assert files(run / "reward_model") == files(undisturbed / "reward_model")
+    assert not (run / ".reward_model.draft").exists()
 
-    @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory, synthesized, command):
-        run = tmp_path_factory.mktemp("trained") / "run"
-        shutil.copytree(synthesized, run)
-        process = sitting(*command, "--run", run)
-        process.join(60)
-        assert process.exitcode == 0
-        return run
 
-    def test_ten_kills_while_training_change_no_point_no_score_and_no_weight(
-        self, tmp_path, synthesized, trained, command
-    ):
-        run = tmp_path / "run"
-        shutil.copytree(synthesized, run)
-        size = (trained / "training.jsonl").stat().st_size
-        killed_again_and_again(run, command, "training.jsonl", kills=10, size=size)
-        assert_same(run, trained, "training")
-        assert_same(run, trained, "heldout")
-        assert files(run / "reward_model") == files(trained / "reward_model")
-        assert not (run / ".reward_model.draft").exists()
+def test_ctrl_c_ends_a_fit_within_a_step_and_says_how_to_go_on(tmp_path, synthesized, train):
+    run = tmp_path / "run"
+    shutil.copytree(synthesized, run)
+    process = sitting(*train, "--epochs", 500, "--run", run, stderr=tmp_path / "stderr")
+    while not (run / "training.jsonl").exists():
+        assert process.is_alive()
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(10)
+    assert process.exitcode == 130
+    assert sentence((tmp_path / "stderr").read_text()).endswith("Run the same command again to go on.")

@@ -28,12 +28,14 @@ class CountingLLM(ScriptedLLM):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[tuple[Message, ...], int]] = []
+        self.seeds: list[int | None] = []
         self._lateness = Random(0)
 
     async def generate(
         self, messages: Sequence[Message], *, n: int, sampling: SamplingParams, choices: Sequence[str] | None = None
     ) -> list[Completion]:
         self.asked.append((tuple(messages), n))
+        self.seeds.append(sampling.seed)
         for _ in range(self._lateness.randrange(5)):
             await asyncio.sleep(0)
         return await super().generate(messages, n=n, sampling=sampling, choices=choices)
@@ -209,6 +211,13 @@ async def test_trajectories_that_think_are_independent():
 async def test_the_same_seed_draws_the_same_and_another_seed_draws_others():
     assert await draw(20) == await draw(20)
     assert (await draw(20)).trajectories != (await draw(20, seed=1)).trajectories
+
+
+async def test_every_state_has_a_seed_of_its_own_for_models_whose_draws_depend_on_the_seed_alone():
+    llm = CountingLLM()
+    await draw(50, llm=llm)
+    assert len(set(llm.seeds)) == len(llm.seeds) > 50
+    assert None not in llm.seeds
 
 
 async def test_what_runs_at_the_same_time_changes_nothing():

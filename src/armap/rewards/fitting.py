@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import logsigmoid
 
+from armap import weights
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.transformer import TransformerRewardModel
 from armap.seeds import rng_for
@@ -156,10 +157,10 @@ class TransformerFit:
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: weight.detach().clone() for name, weight in self._trained.items()}
 
-    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+    def _put(self, values: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, weight in self._trained.items():
-                weight.copy_(weights[name])
+                weight.copy_(values[name])
 
     def _save(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ class TransformerFit:
         draft.replace(self._file)
 
     def _resume(self) -> None:
-        state = torch.load(self._file, weights_only=True)
+        state = torch.load(self._file, weights_only=True, map_location=weights.device())
         self._put(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = state["step"]

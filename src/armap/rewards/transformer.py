@@ -84,7 +84,11 @@ class TransformerRewardModel:
         lacking, _ = network.base_model.load_state_dict(local.network.base_model.state_dict(), strict=False)
         if lacking:
             raise ConfigError(f"{local.name} cannot carry a reward head: it lacks the weights {lacking[0]}.")
-        return cls(f"{local.name}, {config.num_hidden_layers} layers", local.tokenizer, network.float().eval())
+        return cls(
+            f"{local.name}, {config.num_hidden_layers} layers",
+            local.tokenizer,
+            network.float().to(weights.device()).eval(),
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -118,7 +122,7 @@ class TransformerRewardModel:
             )
         if head.shape[0] != 1:
             raise ConfigError(f"The model in {folder} has {head.shape[0]} labels; a reward model has one.")
-        return cls(str(folder), tokenizer, network.eval())
+        return cls(str(folder), tokenizer, network.to(weights.device()).eval())
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.

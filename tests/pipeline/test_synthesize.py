@@ -1,0 +1,269 @@
+import re
+from collections import Counter
+from random import Random
+
+import pytest
+
+from armap.envs import game24, toy
+from armap.envs.game24 import Game24
+from armap.envs.play import play
+from armap.envs.toy import Toy
+from armap.errors import BudgetError, LLMError
+from armap.llms.cached import CachedLLM
+from armap.llms.scripted import ScriptedLLM
+from armap.pipeline.collect import collect
+from armap.pipeline.synthesize import EnvironmentWriter, LLMWriter, synthesize
+from armap.policy import PromptedPolicy
+from armap.store import Ledger, RunFolder
+from armap.types import Budget, DiscardedPair, PreferencePair, SamplingParams, Trajectory
+from armap.world import LiveWorld
+
+SAMPLES = 6
+
+
+class UnpaidToy(Toy):
+    def step(self, action):
+        return super().step(action)._replace(env_reward=0.0)
+
+
+class UnpaidGame24(Game24):
+    def step(self, action):
+        return super().step(action)._replace(env_reward=0.0)
+
+
+TRAINING = {
+    Toy: toy.tasks(40, 0, "train"),
+    Game24: [game24.parse_task(text, split="train") for text in ("1 1 4 6", "2 3 5 12", "1 2 3", "4 8", "1 1 1")],
+}
+# The second puzzle is one that play on `1 1 4 6` arrives at, so its instruction has to be kept out.
+EVALUATION = {
+    Toy: [task for task in toy.tasks(126, 0, "test") if "red" in task.instruction],
+    Game24: [*game24.tasks(901, 910, split="test"), game24.parse_task("1 2 3 -> 6"), game24.parse_task("4 8 -> 12")],
+}
+
+
+async def run_stages(
+    folder, environment, *, writer=None, seed=0, concurrency=3, llm=None, evaluation=None, synthesize_only=False
+):
+    """Collect by random play and synthesize, and return the open run folder's pairs and discarded pairs."""
+    world = LiveWorld(environment)
+
+    def make_policy():
+        return PromptedPolicy(llm or ScriptedLLM(), rules="", sampling=SamplingParams())
+
+    shared = {"world": world, "make_policy": make_policy, "seed": seed, "concurrency": concurrency}
+    kind = next(kind for kind in TRAINING if issubclass(environment, kind))
+    evaluation = EVALUATION[kind] if evaluation is None else evaluation
+    with RunFolder(folder) as run:
+        if not synthesize_only:
+            await collect(run, TRAINING[kind], samples=SAMPLES, on_progress=lambda *_: None, **shared)
+        await synthesize(
+            run,
+            writer=writer or EnvironmentWriter(environment()),
+            evaluation_tasks=evaluation,
+            on_progress=lambda *_: None,
+            **shared,
+        )
+    world.close()
+    return results(folder)
+
+
+def results(folder):
+    with RunFolder(folder, writable=False) as run:
+        return run.read("pairs", PreferencePair), run.read("discarded", DiscardedPair)
+
+
+def collected(folder):
+    with RunFolder(folder, writable=False) as run:
+        return run.read("trajectories", Trajectory)
+
+
+def by_id(records):
+    return sorted(records, key=lambda record: record.id)
+
+
+def executed(environment, side):
+    return play(environment(), side.task, side.actions)
+
+
+@pytest.fixture(params=[Toy, Game24], ids=["toy", "game24"])
+def environment(request):
+    return request.param
+
+
+async def test_both_sides_really_end_under_the_pairs_own_task_as_recorded(tmp_path, environment):
+    pairs, _ = await run_stages(tmp_path, environment)
+    assert len(pairs) > 10
+    for pair in pairs:
+        assert pair.chosen.task == pair.rejected.task == pair.task
+        assert pair.chosen.stop_reason == "terminated"
+        assert pair.rejected.stop_reason in ("terminated", "truncated")
+        for side in (pair.chosen, pair.rejected):
+            again = executed(environment, side)
+            assert again.steps == side.steps
+            assert (again.final_observation, again.stop_reason) == (side.final_observation, side.stop_reason)
+
+
+async def test_the_chosen_side_does_what_the_instruction_asks_and_the_rejected_does_not(tmp_path, environment):
+    pairs, _ = await run_stages(tmp_path, environment)
+    assert {executed(environment, pair.chosen).env_reward for pair in pairs} == {1.0}
+    assert {executed(environment, pair.rejected).env_reward for pair in pairs} == {0.0}
+
+
+@pytest.mark.parametrize(("paid", "unpaid"), [(Toy, UnpaidToy), (Game24, UnpaidGame24)], ids=["toy", "game24"])
+async def test_what_the_environment_pays_plays_no_part(tmp_path, paid, unpaid):
+    def without_pay(pair):
+        sides = {
+            side: getattr(pair, side).model_copy(
+                update={
+                    "steps": tuple(step.model_copy(update={"env_reward": 0.0}) for step in getattr(pair, side).steps)
+                }
+            )
+            for side in ("chosen", "rejected")
+        }
+        return pair.model_copy(update=sides)
+
+    pairs, discarded = await run_stages(tmp_path / "paid", paid)
+    found, found_discarded = await run_stages(tmp_path / "unpaid", unpaid)
+    assert by_id(found) == [without_pay(pair) for pair in by_id(pairs)]
+    assert by_id(found) != by_id(pairs)
+    assert by_id(found_discarded) == by_id(discarded)
+
+
+async def test_no_instruction_of_an_evaluation_task_enters_a_pair(tmp_path, environment):
+    pairs, discarded = await run_stages(tmp_path, environment)
+    forbidden = {task.instruction for task in EVALUATION[environment]}
+    assert forbidden.isdisjoint(pair.task.instruction for pair in pairs)
+    assert "the instruction is an evaluation task" in {record.reason for record in discarded}
+
+
+async def test_every_attempt_gives_a_pair_or_a_reason_for_either_origin_and_no_pair_comes_twice(tmp_path, environment):
+    pairs, discarded = await run_stages(tmp_path, environment)
+    ids = [record.id for record in (*pairs, *discarded)]
+    expected = {
+        f"{trajectory.id}/{origin}"
+        for trajectory in collected(tmp_path)
+        for origin in ("other_outcome", "altered_action")
+    }
+    assert len(ids) == len(set(ids))
+    assert set(ids) == expected
+    assert {pair.origin for pair in pairs} == {"other_outcome", "altered_action"}
+    # One attempt that occurs again is not written about again.
+    contents = Counter((pair.source_task_id, pair.origin, pair.chosen.actions) for pair in pairs)
+    assert set(contents.values()) == {1}
+    assert all(record.reason and record.origin in record.id for record in discarded)
+
+
+async def test_an_altered_action_differs_from_the_chosen_side_first_in_a_legal_action(tmp_path, environment):
+    pairs, _ = await run_stages(tmp_path, environment)
+    for pair in (pair for pair in pairs if pair.origin == "altered_action"):
+        at = next(
+            i for i, (a, b) in enumerate(zip(pair.chosen.actions, pair.rejected.actions, strict=False)) if a != b
+        )
+        assert pair.chosen.steps[:at] == pair.rejected.steps[:at]
+        assert pair.rejected.actions[at] in pair.rejected.steps[at].observation.actions
+
+
+async def test_the_other_outcome_is_another_attempt_at_the_source_task(tmp_path, environment):
+    pairs, _ = await run_stages(tmp_path, environment)
+    attempts = {(trajectory.task.id, trajectory.actions) for trajectory in collected(tmp_path)}
+    for pair in pairs:
+        assert (pair.source_task_id, pair.chosen.actions) in attempts
+        if pair.origin == "other_outcome":
+            assert (pair.source_task_id, pair.rejected.actions) in attempts
+
+
+async def test_the_same_seed_gives_the_same_pairs_whatever_runs_at_the_same_time(tmp_path, environment):
+    alone = await run_stages(tmp_path / "alone", environment, concurrency=1)
+    together = await run_stages(tmp_path / "together", environment, concurrency=8)
+    other = await run_stages(tmp_path / "other", environment, seed=1)
+    assert [by_id(records) for records in together] == [by_id(records) for records in alone]
+    assert by_id(other[0]) != by_id(alone[0])
+
+
+async def test_a_second_time_nothing_is_added(tmp_path, environment):
+    before = await run_stages(tmp_path, environment)
+    assert await run_stages(tmp_path, environment, synthesize_only=True) == before
+
+
+def written_by_a_reader(messages, rng):
+    """Write what the toy world's log says was achieved."""
+    held = re.search(r"You left with the (.*)\.$", messages[-1].content)
+    return f"Task: Go out holding the {held[1]}.\nThat is all." if held else ""
+
+
+async def test_a_language_model_can_write_the_instructions(tmp_path):
+    writer = LLMWriter(ScriptedLLM(written_by_a_reader, name="reader"), seed=0)
+    pairs, discarded = await run_stages(tmp_path, Toy, writer=writer)
+    assert len(pairs) > 10
+    for pair in pairs:
+        held = pair.chosen.final_observation.text.removeprefix("You left with the ")
+        assert pair.instruction_writer == "reader"
+        assert pair.task.instruction == f"Go out holding the {held}"
+        assert pair.rejected.final_observation != pair.chosen.final_observation
+        assert pair.task.id != pair.source_task_id
+    assert "the attempt came to nothing" in {record.reason for record in discarded}
+
+
+async def test_a_model_that_repeats_an_evaluation_instruction_is_not_listened_to(tmp_path):
+    (task,) = toy.tasks(1, 0, "test")
+    writer = LLMWriter(ScriptedLLM(lambda messages, rng: task.instruction), seed=0)
+    pairs, discarded = await run_stages(tmp_path, Toy, writer=writer, evaluation=[task])
+    assert pairs == []
+    assert "the instruction is an evaluation task" in {record.reason for record in discarded}
+
+
+async def test_a_failing_language_model_costs_its_own_pairs_with_a_reason_and_stops_nothing(tmp_path):
+    def moody(messages, rng: Random):
+        if rng.random() < 0.5:
+            raise LLMError("the server is down")
+        return written_by_a_reader(messages, rng)
+
+    pairs, discarded = await run_stages(tmp_path, Toy, writer=LLMWriter(ScriptedLLM(moody), seed=0))
+    assert pairs
+    assert "failed: LLMError" in {record.reason for record in discarded}
+    assert len(pairs) + len(discarded) == 2 * len(collected(tmp_path))
+
+
+async def test_failed_attempts_are_on_neither_side(tmp_path):
+    def sometimes(messages, rng):
+        if rng.random() < 0.2:
+            raise LLMError("the server is down")
+        return rng.choice(["take red cube", "take blue cone", "take green ball", "take red ball", "leave", "leave"])
+
+    class Free(ScriptedLLM):
+        async def generate(self, messages, *, n, sampling, choices=None):
+            return await super().generate(messages, n=n, sampling=sampling)
+
+    pairs, discarded = await run_stages(tmp_path, Toy, llm=Free(sometimes), evaluation=[])
+    failed = {trajectory.id for trajectory in collected(tmp_path) if trajectory.failure}
+    assert pairs
+    assert failed
+    assert {record.reason for record in discarded if record.id.split("/")[0] in failed} == {"the attempt was failed"}
+    assert all(pair.chosen.failure is None and pair.rejected.failure is None for pair in pairs)
+
+
+async def test_a_spent_budget_stops_the_stage_and_more_of_it_gives_what_an_undisturbed_run_gives(tmp_path):
+    async def attempt(folder, max_calls):
+        with RunFolder(folder) as run:
+            llm = CachedLLM(ScriptedLLM(written_by_a_reader, name="reader"), Ledger(run, Budget(max_calls=max_calls)))
+            await synthesize(
+                run,
+                writer=LLMWriter(llm, seed=0),
+                world=LiveWorld(Toy),
+                make_policy=lambda: PromptedPolicy(ScriptedLLM(), rules="", sampling=SamplingParams()),
+                evaluation_tasks=[],
+                seed=0,
+                concurrency=1,
+                on_progress=lambda *_: None,
+            )
+
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        await run_stages(folder, Toy)
+        for name in ("pairs", "discarded"):
+            (folder / f"{name}.jsonl").unlink()
+    with pytest.raises(BudgetError, match="max_calls=5"):
+        await attempt(tmp_path / "a", 5)
+    await attempt(tmp_path / "a", None)
+    await attempt(tmp_path / "b", None)
+    assert results(tmp_path / "a") == results(tmp_path / "b")
