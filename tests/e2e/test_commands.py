@@ -77,10 +77,10 @@ def test_a_second_time_every_command_changes_nothing_and_prints_one_json_object(
 
 
 def test_plan_reads_the_steps_aloud_and_names_who_chose(finished):
-    said = armap("plan", "1 -> red cube", "--n", 20, "--run", finished).stdout
+    said = armap("plan", "1 -> red cube", "--n", 5, "--run", finished).stdout
     assert said.startswith("Leave with the red cube.")
     assert re.search(r"^1\. (take|leave)", said, re.MULTILINE)
-    assert re.search(r"best_of_n: candidate \d+ of 20, score -?\d+\.\d\d; \d+ calls", said)
+    assert re.search(r"best_of_n: candidate \d+ of 5, score -?\d+\.\d\d; \d+ calls", said)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,6 @@ def test_a_run_folder_in_use_is_refused_with_the_process_that_uses_it(small):
         (("collect", "--env", "chess"), "There is no environment 'chess'; choose from: game24, toy."),
         (("collect", "--env", "toy", "--model", "gone.gguf"), "There is no model file gone.gguf"),
         (("collect", "--model", "scripted", "--evaluation", "5-2000"), "1 to 1362"),
-        (("collect", "--model", "scripted", "--evaluation", "hard"), "'hard' is no range of ranks"),
         (("collect", "--env", "toy", "--model", "scripted", "--tasks", 5000), "There are 378 training tasks"),
         (("collect", "--model", "scripted", "--strict"), "--strict"),
         (("collect", "--env", "toy", "--base-url", "http://me:secret@localhost/v1"), "ARMAP_API_KEY"),
@@ -151,16 +150,14 @@ def test_a_mistake_after_it_is_one_sentence_and_changes_nothing(small, command, 
     assert files(small) == before
 
 
-@pytest.mark.parametrize("command", [("synthesize",), ("report",), ("plan", "1 2")])
+@pytest.mark.parametrize("command", [("synthesize",), ("report",)])
 def test_a_missing_run_folder_is_named_and_not_made(tmp_path, command):
     run = tmp_path / "typo"
     assert f"begin with `armap collect --run {run}`" in sentence(armap(*command, "--run", run, code=2).stderr)
     assert not run.exists()
 
 
-@pytest.mark.parametrize(
-    "command", [("train", "--kind", "cubic"), ("collect", "--temperature", "nan"), ("fly",)]
-)
+@pytest.mark.parametrize("command", [("collect", "--temperature", "nan"), ("fly",)])
 def test_a_value_that_no_option_takes_ends_with_2(tmp_path, command):
     said = armap(*command, "--run", tmp_path / "run", code=2).stderr
     assert "Error" in said
@@ -238,7 +235,7 @@ def test_the_version_is_that_of_the_package():
     assert armap("--version").stdout.split() == ["armap", "0.1.0"]
 
 
-@pytest.mark.parametrize("command", ["", "demo", "collect", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["", "demo", "train"])
 def test_help_fits_80_columns_and_cuts_no_option_short(command):
     said = armap(*command.split(), "--help").stdout
     assert max(map(len, said.splitlines())) <= 80

@@ -25,14 +25,14 @@ MISCHIEF = (
 
 
 def storm(*refused: str):
-    """Answers two requests of three by a random choice, and the others by mischief; never for a refused instruction."""
+    """Answers four requests of five by a random choice, and the others by mischief; never for a refused instruction."""
     rng = random.Random(0)
 
     async def behave(request, writer):
         asked = " ".join(message["content"] for message in request["messages"][-7:])
         if any(instruction in asked.rpartition("Leave with")[2][:20] for instruction in refused):
             await refusal(400, f"nobody with the key {API_KEY} may ask for this")(request, writer)
-        elif rng.random() < 1 / 3:
+        elif rng.random() < 1 / 5:
             await rng.choice(MISCHIEF)(request, writer)
         else:
             legal = request["response_format"]["json_schema"]["schema"]["properties"]["action"]["enum"]
@@ -76,7 +76,8 @@ async def test_a_server_that_fails_now_and_then_costs_no_trajectory(tmp_path):
         code, stdout, stderr = await collect(run, server)
         assert {headers["authorization"] for headers in server.headers} == {f"Bearer {API_KEY}"}
     assert code == 0, stderr
-    assert stdout.startswith(f"{TASKS * SAMPLES} trajectories") and stdout.endswith("none failed\n")
+    assert stdout.startswith(f"{TASKS * SAMPLES} trajectories")
+    assert stdout.endswith("none failed\n")
     assert len({trajectory.id for trajectory in trajectories(run)}) == TASKS * SAMPLES
     assert_key_is_nowhere(run, stdout, stderr)
 

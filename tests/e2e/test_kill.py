@@ -17,7 +17,7 @@ from .runs import armap, files, records, sentence
 _SITTINGS = multiprocessing.get_context("forkserver")
 _SITTINGS.set_forkserver_preload(["armap.cli", "armap.rewards.fitting", "transformers.models.llama.modeling_llama"])
 
-COLLECT = ("collect", "--env", "toy", "--model", "scripted", "--evaluation", 5, "--tasks", 100, "--samples", 8)
+COLLECT = ("collect", "--env", "toy", "--model", "scripted", "--evaluation", 5, "--tasks", 70, "--samples", 8)
 SYNTHESIZE = ("synthesize",)
 EVALUATE = ("evaluate", "--n", 20, "--tasks", 5)
 
@@ -104,8 +104,8 @@ def test_kills_while_evaluating_change_no_search(tmp_path, synthesized):
     armap(*EVALUATE, "--run", undisturbed)
     size = (undisturbed / "completions.jsonl").stat().st_size
     killed_again_and_again(run, EVALUATE, "completions.jsonl", kills=4, size=size)
-    # What a search cost depends on what was bought, and stepped through, before the kill.
-    assert_same(run, undisturbed, "searches", "seconds", "usage", "env_steps")
+    # A planner need not step again through what another one did in the same sitting.
+    assert_same(run, undisturbed, "searches", "seconds", "env_steps")
     assert_same(run, undisturbed, "completions", "seconds")
 
 

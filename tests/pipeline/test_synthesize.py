@@ -35,7 +35,7 @@ TRAINING = {
     Toy: toy.tasks(40, 0, "train"),
     Game24: [game24.parse_task(text, split="train") for text in ("1 1 4 6", "2 3 5 12", "1 2 3", "4 8", "1 1 1")],
 }
-# The second puzzle is one that play on `1 1 4 6` arrives at, so its instruction has to be kept out.
+# Random play on the training tasks comes to what some of these ask for, so there is something to keep out.
 EVALUATION = {
     Toy: [task for task in toy.tasks(126, 0, "test") if "red" in task.instruction],
     Game24: [*game24.tasks(901, 910, split="test"), game24.parse_task("1 2 3 -> 6"), game24.parse_task("4 8 -> 12")],
@@ -157,9 +157,7 @@ async def test_every_attempt_gives_a_pair_or_a_reason_for_either_origin_and_no_p
 async def test_an_altered_action_differs_from_the_chosen_side_first_in_a_legal_action(tmp_path, environment):
     pairs, _ = await run_stages(tmp_path, environment)
     for pair in (pair for pair in pairs if pair.origin == "altered_action"):
-        at = next(
-            i for i, (a, b) in enumerate(zip(pair.chosen.actions, pair.rejected.actions, strict=False)) if a != b
-        )
+        at = next(i for i, (a, b) in enumerate(zip(pair.chosen.actions, pair.rejected.actions, strict=False)) if a != b)
         assert pair.chosen.steps[:at] == pair.rejected.steps[:at]
         assert pair.rejected.actions[at] in pair.rejected.steps[at].observation.actions
 

@@ -1,0 +1,175 @@
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from armap.errors import ConfigError
+from armap.pipeline.train import split_pairs, train
+from armap.rewards.fit_settings import FitSettings
+from armap.rewards.linear import LinearRewardModel
+from armap.store import RunFolder
+from armap.types import HeldoutScore, PreferencePair, TrainingPoint
+from rewards.toy_pairs import toy_pairs
+
+PAIRS = toy_pairs(60, 0)
+
+
+def run_folder(path, pairs: Sequence[PreferencePair] = PAIRS) -> RunFolder:
+    run = RunFolder(path)
+    for pair in pairs:
+        run.append("pairs", pair)
+    return run
+
+
+def fit_linear(pairs, heldout, *, on_point):
+    return LinearRewardModel.fit(pairs, seed=0)
+
+
+async def run_train(run, fit=fit_linear, on_point=lambda _: None):
+    await train(run, fit=fit, heldout_share=0.25, seed=0, on_point=on_point)
+
+
+@given(
+    chosen=st.sets(st.integers(0, len(PAIRS) - 1), min_size=1),
+    heldout_share=st.floats(0.01, 0.9),
+    seed=st.integers(0, 5),
+)
+@settings(deadline=None)
+def test_a_split_puts_every_pair_on_one_side_and_no_source_task_on_both(chosen, heldout_share, seed):
+    pairs = [PAIRS[i] for i in chosen]
+    sources = {pair.source_task_id for pair in pairs}
+    if len(sources) < 2:
+        with pytest.raises(ConfigError, match=f"from {len(sources)} source tasks"):
+            split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+        return
+    training, heldout = split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    assert sorted(pair.id for pair in training + heldout) == sorted(pair.id for pair in pairs)
+    assert {pair.source_task_id for pair in training}.isdisjoint(pair.source_task_id for pair in heldout)
+    assert training
+    assert heldout
+
+
+def test_a_split_does_not_depend_on_the_order_of_the_pairs():
+    sides = [split_pairs(pairs, heldout_share=0.3, seed=0) for pairs in (PAIRS, PAIRS[::-1])]
+    assert [{pair.id for pair in side} for side in sides[0]] == [{pair.id for pair in side} for side in sides[1]]
+
+
+@pytest.mark.parametrize("sources", [0, 1])
+async def test_too_few_source_tasks_are_refused_and_nothing_is_written(tmp_path, sources):
+    pairs = [pair for pair in PAIRS if pair.source_task_id == PAIRS[0].source_task_id][: 5 * sources]
+    with run_folder(tmp_path, pairs) as run:
+        with pytest.raises(ConfigError, match=f"from {sources} source tasks, and training needs two"):
+            await run_train(run)
+        assert not (tmp_path / "reward_model").exists()
+        assert run.read("heldout", HeldoutScore) == []
+
+
+async def test_the_saved_model_scores_held_out_pairs_as_recorded(tmp_path):
+    with run_folder(tmp_path) as run:
+        await run_train(run)
+        scored = {score.pair_id: score for score in run.read("heldout", HeldoutScore)}
+    _, heldout = split_pairs(sorted(PAIRS, key=lambda pair: pair.id), heldout_share=0.25, seed=0)
+    assert scored.keys() == {pair.id for pair in heldout}
+    model = LinearRewardModel.load(tmp_path / "reward_model")
+    for pair in heldout:
+        score = scored[pair.id]
+        assert await model.score([pair.chosen, pair.rejected]) == [score.chosen, score.rejected]
+        assert (score.source_task_id, score.origin) == (pair.source_task_id, pair.origin)
+
+
+async def test_the_order_in_which_pairs_were_made_changes_nothing(tmp_path):
+    for name, pairs in (("a", PAIRS), ("b", PAIRS[::-1])):
+        with run_folder(tmp_path / name, pairs) as run:
+            await run_train(run)
+    for file in ("heldout.jsonl", "reward_model/linear.npy", "reward_model/README.md"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+async def test_a_model_that_is_there_is_kept_and_not_fitted_again(tmp_path):
+    def never(pairs, heldout, *, on_point):
+        raise AssertionError("fitted again")
+
+    with run_folder(tmp_path) as run:
+        await run_train(run)
+        before = (tmp_path / "heldout.jsonl").read_bytes()
+        await run_train(run, fit=never)
+        assert (tmp_path / "heldout.jsonl").read_bytes() == before
+
+
+async def test_a_fit_that_repeats_steps_after_a_resumption_logs_each_once_and_shows_all(tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def steps(first, last, then):
+        def fit(pairs, heldout, *, on_point):
+            for step in range(first, last + 1):
+                on_point(TrainingPoint(step=step, loss=1 / step, accuracy=0.5))
+            return then(pairs)
+
+        return fit
+
+    def killed(pairs):
+        raise KilledError
+
+    shown = []
+    with run_folder(tmp_path) as run:
+        with pytest.raises(KilledError):
+            await run_train(run, steps(1, 7, killed))
+        await run_train(run, steps(5, 10, lambda pairs: LinearRewardModel.fit(pairs, seed=0)), shown.append)
+        assert [point.step for point in run.read("training", TrainingPoint)] == list(range(1, 11))
+    assert [point.step for point in shown] == list(range(5, 11))
+
+
+async def test_a_kill_before_the_last_rename_leaves_no_half_model(tmp_path):
+    (tmp_path / ".reward_model.draft").mkdir()
+    (tmp_path / ".reward_model.draft" / "linear.npy").write_bytes(b"half")
+    (tmp_path / ".reward_model.draft" / "left_over").write_bytes(b"")
+    with run_folder(tmp_path) as run:
+        await run_train(run)
+    assert sorted(path.name for path in (tmp_path / "reward_model").iterdir()) == ["README.md", "linear.npy"]
+
+
+async def test_the_model_card_is_front_matter_and_text_with_the_numbers_of_this_run(tmp_path):
+    with run_folder(tmp_path) as run:
+        await run_train(run)
+        scored = run.read("heldout", HeldoutScore)
+    card = (tmp_path / "reward_model" / "README.md").read_text("utf-8")
+    opening, front_matter, text = re.split(r"^---\n", card, flags=re.MULTILINE)
+    assert opening == ""
+    # Scalars and flow lists alone, so that one pattern says whether it is valid YAML.
+    assert all(re.fullmatch(r"\w+: (\[[\w-]+(, [\w-]+)*\]|[\w-]+)", line) for line in front_matter.splitlines())
+    fields = dict(line.split(": ") for line in front_matter.splitlines())
+    assert fields["tags"] == "[reward-model, agents]"
+    assert text.lstrip().startswith("# ")
+    accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
+    assert f"Held-out pairwise accuracy: {accuracy:.3f} on {len(scored)} pairs" in text
+    assert f"{len(PAIRS) - len(scored)} preference pairs" in text
+
+
+async def test_a_transformer_is_fitted_logged_saved_and_scores_as_recorded(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: no transformer is fitted by the stage")
+    from armap.rewards.fitting import TransformerFit
+    from armap.rewards.transformer import TransformerRewardModel
+    from tiny_model import make_tiny_model
+
+    backbone = make_tiny_model(tmp_path / "backbone")
+    settings = FitSettings(backbone=backbone, layers=2, pairs_per_step=8, evaluate_every_steps=2, lora_rank=2)
+
+    def fit(pairs, heldout, *, on_point):
+        model = TransformerRewardModel.from_backbone(backbone, layers=2)
+        TransformerFit(model, pairs, heldout, settings, seed=0, folder=tmp_path / "run" / "fit").run(on_point)
+        return model
+
+    with run_folder(tmp_path / "run") as run:
+        await run_train(run, fit)
+        points, scored = run.read("training", TrainingPoint), run.read("heldout", HeldoutScore)
+    assert [point.step for point in points] == list(range(1, len(points) + 1))
+    assert points[-1].heldout_loss is not None
+    model = TransformerRewardModel.load(tmp_path / "run" / "reward_model")
+    pair = next(pair for pair in PAIRS if pair.id == scored[0].pair_id)
+    assert await model.score([pair.chosen, pair.rejected]) == pytest.approx(
+        [scored[0].chosen, scored[0].rejected], abs=1e-4
+    )
+    assert "layers" in (tmp_path / "run" / "reward_model" / "README.md").read_text("utf-8")
