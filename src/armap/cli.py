@@ -116,7 +116,7 @@ def demo(
     ranks: Annotated[str, typer.Option(help="Ranks of the evaluation puzzles, 1 (easiest) to 1362.")] = "1-100",
     tasks: Annotated[int, typer.Option(min=1, help="Evaluation puzzles, drawn from those ranks.")] = 32,
     n: Annotated[int, typer.Option(min=1, help="Trajectories per puzzle.")] = 30,
-    collect_tasks: Annotated[int, typer.Option(min=2, help="Training puzzles to collect on.")] = 24,
+    collect_tasks: Annotated[int, typer.Option(min=2, help="Training puzzles to collect on.")] = 20,
     samples: Annotated[int, typer.Option(min=2, help="Trajectories per training puzzle.")] = 8,
     model: Model = weights.EMBEDDED,
     base_url: BaseUrl = None,

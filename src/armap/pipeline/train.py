@@ -56,7 +56,9 @@ def split_pairs(
             "collect and synthesize more first."
         )
     rng_for(seed, "heldout").shuffle(sources)
-    kept_out = set(sources[: max(1, round(len(sources) * heldout_share))])
+    # At least one source on either side.
+    count = min(len(sources) - 1, max(1, round(len(sources) * heldout_share)))
+    kept_out = set(sources[:count])
     return (
         [pair for pair in pairs if pair.source_task_id not in kept_out],
         [pair for pair in pairs if pair.source_task_id in kept_out],
