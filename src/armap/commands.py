@@ -246,7 +246,7 @@ class Workshop:
             *,
             on_point: Callable[[TrainingPoint], None],
         ) -> SavableRewardModel:
-            one = TransformerFit(model, pairs, heldout, settings, seed=self.agent.seed, folder=self.run.path / "fit")
+            one = TransformerFit(model, pairs, heldout, settings, seed=self.agent.seed, folder=self.run.path)
 
             def note(point: TrainingPoint) -> None:
                 show(point.step, one.total_steps, _training_note(point))

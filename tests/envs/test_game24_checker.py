@@ -1,6 +1,5 @@
 import ast
 import json
-import time
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -74,16 +73,12 @@ def test_other_targets_and_repeated_numbers_are_checked_exactly():
     assert not solves((2, 3), "2 / 3 = 24", Fraction(2, 3))
 
 
-def test_no_hostile_answer_is_accepted_or_executed_or_slow(tmp_path, monkeypatch):
+def test_no_hostile_answer_is_accepted_or_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answers = hostile_answers()
     assert len(set(answers)) == len(answers) >= 200
-    start = time.perf_counter()
-    accepted = [answer for answer in answers if solves(HOSTILE_NUMBERS, answer)]
-    elapsed_s = time.perf_counter() - start
-    assert accepted == []
+    assert [answer for answer in answers if solves(HOSTILE_NUMBERS, answer)] == []
     assert list(tmp_path.iterdir()) == []
-    assert elapsed_s < 2
 
 
 def test_hostile_answers_are_harmless_as_actions_too(tmp_path, monkeypatch):
@@ -96,14 +91,6 @@ def test_hostile_answers_are_harmless_as_actions_too(tmp_path, monkeypatch):
         assert result.env_reward == 0
         assert len(result.observation.text) < 300
     assert list(tmp_path.iterdir()) == []
-
-
-def test_ordinary_answers_are_checked_at_20000_a_second_or_more():
-    answers = ["(1 + 3) * (2 + 4) = 24", "1 * 2 * 3 * 4", "1 * 2 * 3 + 4", "(4 + 2) * 3 + 1"] * 500
-    start = time.perf_counter()
-    for answer in answers:
-        solves((1, 2, 3, 4), answer)
-    assert len(answers) / (time.perf_counter() - start) > 20_000
 
 
 Tree = int | tuple["Tree", str, "Tree"]
