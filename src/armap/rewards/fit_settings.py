@@ -18,7 +18,7 @@ class FitSettings(Record):
     learn to compare an outcome with an instruction as well as all do, in less than half the time; eight do not."""
     epochs: int = Field(default=1, gt=0)
     """Passes over the training pairs."""
-    pairs_per_step: int = Field(default=8, gt=0)
+    pairs_per_step: int = Field(default=4, gt=0)
     """Pairs per optimiser step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak of AdamW's learning rate. 1e-3 suits LoRA on a small backbone; the paper's 1e-5 to 2e-5 a 3B one."""
