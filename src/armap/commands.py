@@ -115,6 +115,10 @@ class AgentSettings(Record):
     """`embedded`, `scripted`, a local model, or the name of a model at `base_url`."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server, if the model is there."""
+    prompt_usd_per_million: float = Field(default=0.0, ge=0)
+    """Price of a million tokens read."""
+    completion_usd_per_million: float = Field(default=0.0, ge=0)
+    """Price of a million tokens written."""
     temperature: float = Field(default=1.0, ge=0)
     """How freely actions are drawn."""
     choose: bool = True
@@ -141,7 +145,8 @@ class Workshop:
         console: where progress is shown.
 
     Raises:
-        ConfigError: there is no such environment, or the address of the server holds a password.
+        ConfigError: there is no such environment, the address of the server holds a password, or a limit on money is
+            set without prices.
     """
 
     def __init__(
@@ -151,6 +156,11 @@ class Workshop:
             raise ConfigError(f"There is no environment {agent.env!r}; choose from: {', '.join(ENVIRONMENTS)}.")
         if urlsplit(agent.base_url or "").password:
             raise ConfigError("The server's address is kept in the run folder; put its password into ARMAP_API_KEY.")
+        if budget.max_cost_usd is not None and not (agent.prompt_usd_per_million or agent.completion_usd_per_million):
+            raise ConfigError(
+                f"No price of {agent.model} is known, so --max-cost-usd could never stop it; collect with "
+                "--prompt-price and --completion-price, in dollars per million tokens."
+            )
         self.run = run
         self.agent = agent
         self.entry = ENVIRONMENTS[agent.env]
@@ -374,7 +384,12 @@ def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
     if agent.model == SCRIPTED:
         return ScriptedLLM()
     if agent.base_url is not None:
-        return HTTPLLM.from_environment(base_url=agent.base_url, model=agent.model, concurrency=concurrency)
+        return HTTPLLM.from_environment(
+            base_url=agent.base_url,
+            model=agent.model,
+            concurrency=concurrency,
+            price_usd_per_million=(agent.prompt_usd_per_million, agent.completion_usd_per_million),
+        )
     locate(agent.model)
     require_local_extra()
     from armap.llms.local import LocalLLM

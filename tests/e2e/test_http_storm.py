@@ -3,6 +3,8 @@ import json
 import random
 import sys
 
+import pytest
+
 from armap.store import RunFolder
 from armap.types import Trajectory
 from llms.hostile_server import HostileServer, answer, body, half_body, half_chunked_body, hang_up, refusal, reset
@@ -45,9 +47,9 @@ def storm(*refused: str):
     return behave
 
 
-async def collect(run, server):
+async def collect(run, server, *more):
     """Return exit code, stdout and stderr of collecting from a server."""
-    options = ["--run", run, "--env", "toy", "--model", "x", "--base-url", server.base_url]
+    options = [*more, "--run", run, "--env", "toy", "--model", "x", "--base-url", server.base_url]
     options += ["--tasks", TASKS, "--samples", SAMPLES, "--concurrency", 12]
     process = await asyncio.create_subprocess_exec(
         *map(str, [sys.executable, "-m", "armap.cli", "collect", *options]),
@@ -118,3 +120,23 @@ async def test_a_wrong_key_is_explained(tmp_path):
     assert "Traceback" not in stderr
     assert_key_is_nowhere(tmp_path / "run", stdout, stderr)
     assert not [line for line in stderr.splitlines() if "0:00:" not in line]
+
+
+async def test_a_limit_on_money_ends_a_collection_and_a_higher_one_lets_it_go_on(tmp_path):
+    run = tmp_path / "run"
+    prices = ["--prompt-price", 1000, "--completion-price", 1000]
+    async with HostileServer(otherwise=storm()) as server:
+        code, _, stderr = await collect(run, server, *prices, "--max-cost-usd", 1)
+        assert (code, "max_cost_usd=1" in stderr) == (3, True)
+        code, stdout, _ = await collect(run, server, *prices, "--max-cost-usd", 1000, "--json")
+    assert code == 0
+    assert json.loads(stdout)["trajectories"] == TASKS * SAMPLES
+    assert json.loads(stdout)["cost_usd"] == pytest.approx(json.loads(stdout)["tokens"] / 1000)
+
+
+async def test_a_limit_on_money_without_prices_is_refused(tmp_path):
+    async with HostileServer(otherwise=storm()) as server:
+        code, _, stderr = await collect(tmp_path / "run", server, "--max-cost-usd", 1)
+    assert code == 2
+    assert "--prompt-price" in stderr
+    assert server.requests == []
