@@ -4,7 +4,7 @@ Each trajectory becomes the chosen side of an instruction rewritten to fit it. A
 one action changed, or another attempt that came to something else. Both sides are executed again under the rewritten
 task, and a pair counts only if they came to different things.
 
-Source: ARMAP section 3.1, with the verification of our own decisions 1 to 3 (see docs/paper_map.md).
+Source: ARMAP, automatic data generation; the verification is ours (docs/paper_map.md).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class EnvironmentWriter:
 class LLMWriter:
     """Has a language model read the trajectory and write the instruction it fulfils.
 
-    Source: ARMAP section 3.1, instruction refinement.
+    Source: ARMAP, instruction refinement.
     """
 
     def __init__(self, llm: LLM, *, seed: int) -> None:

@@ -15,7 +15,7 @@ from armap.types import Candidate, Record, SearchResult, Task
 class BestOfN(Record):
     """Draws the trajectories `Sampling` draws and returns the one with the highest score, the first of equals.
 
-    Source: ARMAP section 3.3; section A.7 of its released code for ties.
+    Source: ARMAP, Best-of-N; its released code for ties.
     """
 
     name: Literal["best_of_n"] = "best_of_n"

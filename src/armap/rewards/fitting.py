@@ -31,7 +31,7 @@ def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, *, centering: fl
     Returns:
         Scalar, in nats, averaged over the P pairs.
 
-    Source: ARMAP equation 2; the centring term is its released code's.
+    Source: ARMAP, pairwise loss of the reward model; the centring term is its released code's.
     """
     return -logsigmoid(chosen - rejected).mean() + centering * (chosen + rejected).mean().abs()
 

@@ -62,7 +62,7 @@ class LinearRewardModel:
             seed: decides the order of the pairs.
             epochs: passes over the pairs.
 
-        Source: ARMAP equation 2 for the loss.
+        Source: ARMAP for the loss.
         """
         differences = [_difference(_features(pair.chosen), _features(pair.rejected)) for pair in pairs]
         weights = np.zeros(_BUCKETS)

@@ -46,7 +46,7 @@ class TransformerRewardModel:
         computed_tokens: tokens computed by `score` until now.
         avoided_tokens: tokens that `score` would have computed without sharing beginnings.
 
-    Source: ARMAP section 3.2 and section A.5 of its released code.
+    Source: ARMAP, reward model; its released code for the place the score is read.
     """
 
     def __init__(self, name: str, tokenizer: Any, network: Any) -> None:  # noqa: ANN401 - transformers is untyped here
