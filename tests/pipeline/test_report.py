@@ -314,7 +314,7 @@ async def test_the_terminal_shows_failures_first_and_fits_80_columns(run):
     assert "1 of 6" in best
     assert "50.0 %" in best
     assert max(map(len, lines)) <= 80
-    for label in ("Greedy", "Sampling", "Oracle", "Gap closed", "Pairwise"):
+    for label in ("Greedy", "Sampling", "Oracle", "Gap closed", "Pair accuracy"):
         assert label in shown
     assert shown.index("Oracle") < shown.index("Gap closed")
 

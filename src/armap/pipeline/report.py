@@ -70,7 +70,7 @@ def metrics_table(metrics: Metrics) -> Table:
     table = Table(
         title=Text(_failure_summary(metrics)),
         title_justify="left",
-        caption="Below estimates: 95 % intervals. Gain: over sampling. The rest: means per task.",
+        caption="Below estimates: 95 % intervals. Gain: over sampling. Oracle: the ceiling.",
         caption_justify="left",
         box=SIMPLE_HEAD,
         collapse_padding=True,
@@ -79,10 +79,10 @@ def metrics_table(metrics: Metrics) -> Table:
     for number, heading in enumerate(_HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
     for name, planner in metrics.planners.items():
-        table.add_row(*map(Text, (_label(name), *_cells(planner))))
+        table.add_row(*map(Text, (_label(name).removesuffix(" (ceiling)"), *_cells(planner))))
     table.add_section()
     accuracy = metrics.reward_model.pairwise_accuracy
-    for label, interval in (("Gap closed", metrics.gap_closed), ("Pairwise accuracy", accuracy)):
+    for label, interval in (("Gap closed", metrics.gap_closed), ("Pair accuracy", accuracy)):
         table.add_row(label, "", _share(interval))
     return table
 
