@@ -213,11 +213,11 @@ class Ledger:
 
     Args:
         run: the run folder, whose `completions.jsonl` holds the purchases.
-        budget: what may be spent over all sittings of the run; `max_seconds` counts from this construction.
+        budget: what may be spent over the whole life of the run; `max_seconds` counts from this construction.
         clock: seconds from any origin.
 
     Attributes:
-        avoided_calls: requests of this sitting that were answered without a purchase of their own.
+        avoided_calls: requests since it was opened that were answered without a purchase of their own.
 
     Raises:
         DataError: `completions.jsonl` is malformed.
@@ -244,7 +244,7 @@ class Ledger:
 
     @property
     def spent(self) -> Usage:
-        """What was bought over all sittings of the run; a request that failed is not in it."""
+        """What was bought over the whole life of the run; a request that failed is not in it."""
         return self._spent
 
     def stored(self, key: str) -> list[Completion]:

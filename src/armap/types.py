@@ -245,7 +245,7 @@ class Usage(Record):
 
 
 class Budget(Record):
-    """Limits of a run; None means unlimited. They hold over all sittings of the run, not for each one."""
+    """Limits of a run; None means unlimited. They hold for the whole run, however often it is started again."""
 
     max_calls: int | None = Field(default=None, ge=0)
     """Requests to language models."""
@@ -467,4 +467,4 @@ class Metrics(Record):
     data: DataMetrics
     """The data."""
     spent: Usage
-    """What was spent on language models over all sittings of the run."""
+    """What was spent on language models over the whole life of the run."""
