@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
-import os
 import sys
 import warnings
 from collections.abc import Coroutine, Iterator
@@ -18,11 +17,12 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import ENVIRONMENTS, AgentSettings, Workshop, agent_of
+from armap.commands import ENVIRONMENTS, AgentSettings, Workshop, agent_of, environment_entry
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.pipeline.evaluate import evaluate as measure
 from armap.pipeline.plan import AnyPlanner
 from armap.pipeline.report import metrics_table, write_report
+from armap.pipeline.train import REWARD_MODEL_FOLDER
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.planners.sampling import Sampling
@@ -163,8 +163,7 @@ def collect(
     as_json: Json = False,
 ) -> None:
     """Let a language model act on training tasks, and keep its trajectories."""
-    if env not in ENVIRONMENTS:
-        raise ConfigError(f"There is no environment {env!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+    entry = environment_entry(env)
     if strict and not free:
         raise ConfigError("--strict says how to read what the model writes freely; add --free, or leave it out.")
     with _options():
@@ -177,10 +176,10 @@ def collect(
             temperature=temperature,
             choose=not free,
             strict=strict,
-            evaluation=evaluation or ENVIRONMENTS[env].default_evaluation,
+            evaluation=evaluation or entry.default_evaluation,
             seed=seed,
         )
-        budget = Budget(max_calls=max_calls, max_tokens=max_tokens, max_seconds=max_seconds, max_cost_usd=max_cost_usd)
+    budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
     with _open(run, agent, budget, concurrency) as (shop, do):
         do(shop.collect(tasks=tasks, samples=samples))
         there = shop.run.read("trajectories", Trajectory)
@@ -215,8 +214,7 @@ def synthesize(
     as_json: Json = False,
 ) -> None:
     """Make verified preference pairs out of the collected trajectories."""
-    with _options():
-        budget = Budget(max_calls=max_calls, max_tokens=max_tokens, max_seconds=max_seconds, max_cost_usd=max_cost_usd)
+    budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
     with _open(run, None, budget, concurrency) as (shop, do):
         do(shop.synthesize(writer=writer))
         data = measure(shop.run).data
@@ -240,7 +238,7 @@ def train(
     ),
     layers: Annotated[
         int, typer.Option(min=0, help="Layers of the backbone to keep, from the bottom; 0 keeps all.")
-    ] = 12,
+    ] = _fit.layers or 0,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = _fit.epochs,
     pairs_per_step: Annotated[int, typer.Option(min=1, help="Pairs per optimiser step.")] = _fit.pairs_per_step,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = _fit.learning_rate,
@@ -277,7 +275,7 @@ def train(
         _say(
             as_json,
             f"Held-out pairwise accuracy {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]; "
-            f"the model is in {run / 'reward_model'}.",
+            f"the model is in {run / REWARD_MODEL_FOLDER}.",
             **found.model_dump(),
         )
 
@@ -325,8 +323,7 @@ def evaluate(
     best_of_n also gives the rows of sampling and oracle, which are read off the same candidates.
     """
     chosen = [_planner(name, n) for name in dict.fromkeys(planners)]
-    with _options():
-        budget = Budget(max_calls=max_calls, max_tokens=max_tokens, max_seconds=max_seconds, max_cost_usd=max_cost_usd)
+    budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
     with _open(run, None, budget, concurrency) as (shop, do):
         _finish(do(shop.evaluate(chosen, tasks=tasks, reward_model=reward_model)), as_json=as_json)
 
@@ -363,8 +360,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
-    # Bars of other libraries would break ours, and their advice to developers is not for users.
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    # The advice of other libraries to developers is not for users.
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
     try:
@@ -389,6 +385,12 @@ def _options() -> Iterator[None]:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
+
+
+def _budget(calls: int | None, tokens: int | None, seconds: float | None, cost_usd: float | None) -> Budget:
+    """Return the budget the options ask for."""
+    with _options():
+        return Budget(max_calls=calls, max_tokens=tokens, max_seconds=seconds, max_cost_usd=cost_usd)
 
 
 @contextmanager

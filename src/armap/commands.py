@@ -98,6 +98,17 @@ ENVIRONMENTS = {
 """The environments, by the name a user types."""
 
 
+def environment_entry(name: str) -> EnvironmentEntry:
+    """Return what is known of an environment.
+
+    Raises:
+        ConfigError: there is no environment of that name.
+    """
+    if name not in ENVIRONMENTS:
+        raise ConfigError(f"There is no environment {name!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+    return ENVIRONMENTS[name]
+
+
 class ShowProgress(Protocol):
     """Shows how far a stage is."""
 
@@ -152,8 +163,7 @@ class Workshop:
     def __init__(
         self, run: RunFolder, agent: AgentSettings, *, budget: Budget, concurrency: int, console: Console
     ) -> None:
-        if agent.env not in ENVIRONMENTS:
-            raise ConfigError(f"There is no environment {agent.env!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+        entry = environment_entry(agent.env)
         if urlsplit(agent.base_url or "").password:
             raise ConfigError("The server's address is kept in the run folder; put its password into ARMAP_API_KEY.")
         if budget.max_cost_usd is not None and not (agent.prompt_usd_per_million or agent.completion_usd_per_million):
@@ -163,7 +173,7 @@ class Workshop:
             )
         self.run = run
         self.agent = agent
-        self.entry = ENVIRONMENTS[agent.env]
+        self.entry = entry
         self.ledger = Ledger(run, budget)
         self._concurrency = concurrency
         self._console = console

@@ -227,7 +227,9 @@ class _PairMaker:
         if not others:
             raise _Discard("no attempt came to anything else")
         rejected = await self._execute(chosen.task, [step.action for step in rng.choice(others).steps])
-        return self._different(chosen, rejected)
+        if self._writer.same_outcome(chosen, rejected):
+            raise _Discard("both sides came to the same thing")
+        return rejected
 
     async def _altered_action(self, chosen: Trajectory, rng: Random) -> Trajectory:
         """Return the chosen attempt with one action changed and whatever the policy does after it."""
@@ -240,7 +242,7 @@ class _PairMaker:
                 chosen.task, [*(step.action for step in chosen.steps[:at]), action], continue_rng=rng
             )
             if not self._writer.same_outcome(altered, chosen):
-                return self._different(chosen, altered)
+                return altered
         raise _Discard("no changed action came to anything else")
 
     async def _another_action(self, chosen: Trajectory, at: int, rng: Random) -> Action | None:
@@ -274,8 +276,3 @@ class _PairMaker:
             stop_reason=history.stop_reason,
             metrics=history.metrics,
         )
-
-    def _different(self, chosen: Trajectory, rejected: Trajectory) -> Trajectory:
-        if self._writer.same_outcome(chosen, rejected):
-            raise _Discard("both sides came to the same thing")
-        return rejected
