@@ -7,7 +7,8 @@
       RunError               one task went wrong; the others go on
         LLMError             a language model gave no usable answer
         PolicyError          no action could be read from the replies
-        EnvError             an environment failed or did not replay
+        EnvError             an environment failed
+          ReplayError        the same actions led elsewhere
         RewardModelError     a score is missing or not finite
 
 A user's mistake (`ConfigError`, `DataError`) is printed as one sentence and ends the command with exit code 2.
@@ -64,7 +65,11 @@ class PolicyError(RunError):
 
 
 class EnvError(RunError):
-    """An environment failed, or a replayed observation differs from the recorded one."""
+    """An environment failed."""
+
+
+class ReplayError(EnvError):
+    """The same actions led to another observation than before."""
 
 
 class RewardModelError(RunError):

@@ -96,6 +96,28 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class Snapshots(Protocol):
+    """An environment that can save its state and go back to it."""
+
+    def snapshot(self) -> object:
+        """Return the state as a picklable value that later steps do not change."""
+        ...
+
+    def restore(self, snapshot: object) -> None:
+        """Go to a state that this environment, or another one made alike, saved."""
+        ...
+
+
+@runtime_checkable
+class ComparesObservations(Protocol):
+    """An environment in which one state may be described in more than one way."""
+
+    def same_observation(self, a: Observation, b: Observation) -> bool:
+        """Say whether `a` and `b` describe the same state; without this method, equal ones do."""
+        ...
+
+
+@runtime_checkable
 class HindsightWriter(Protocol):
     """An environment that can say in words what a trajectory achieved."""
 

@@ -26,6 +26,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from armap.errors import ArmapError, BudgetError, ConfigError, DataError
+from armap.images import ImageFolder
 from armap.types import SCHEMA_VERSION, Budget, Completion, Record, Usage
 
 R = TypeVar("R", bound=Record)
@@ -75,6 +76,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        images: the pictures its records name.
         manifest: what made the folder.
         repairs: one sentence for every last line that was mended on opening.
 
@@ -85,6 +87,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, writable: bool = True) -> None:
         self.path = path
+        self.images = ImageFolder(path / "images")
         self.repairs: list[str] = []
         self._appender: _Appender | None = None
         with ExitStack() as resources:

@@ -40,13 +40,26 @@ class Task(Record):
     """What the environment needs to rebuild the same start."""
 
 
+class ImageRef(Record):
+    """A picture, by its content; the bytes are in an `armap.images.ImageFolder`."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Hash of the PNG file, in hexadecimal."""
+    width_px: int = Field(gt=0)
+    """Pixels across."""
+    height_px: int = Field(gt=0)
+    """Pixels down."""
+
+
 class Observation(Record):
     """What the agent sees."""
 
     text: str
     """The observation in words."""
     actions: tuple[str, ...] | None = None
-    """The legal actions, where the environment can list them."""
+    """Legal actions, where the environment can list them; it may obey others too."""
+    image: ImageRef | None = None
+    """The observation as a picture, where the environment draws one."""
 
 
 class Action(Record):

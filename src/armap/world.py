@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from armap.errors import EnvError
+from armap.errors import EnvError, ReplayError
 from armap.protocols import Environment, StepResult
 from armap.types import Action, History, Observation, Step, Task
 
@@ -136,7 +136,7 @@ def _closed_when_broken(environment: Environment) -> Iterator[Environment]:
 
 def _compare(history: History, step: int, found: Observation, expected: Observation) -> None:
     if found != expected:
-        raise EnvError(
+        raise ReplayError(
             f"task {history.task.id!r} did not replay: after {step} actions the environment now says "
             f"{found.text[:80]!r}, and it said {expected.text[:80]!r} before"
         )
