@@ -19,6 +19,7 @@ LAYERS = (
     {"llms", "envs", "rewards", "policy", "world"},
     {"planners", "engines"},
     {"pipeline"},
+    {"environments"},
     {"commands"},
     {"cli"},
 )

@@ -403,3 +403,15 @@ async def test_actions_are_drawn_as_the_model_draws_them():
     texts = [action.text for action in actions]
     for action in history.observation.actions:
         assert texts.count(action) == pytest.approx(6000 / 7, abs=4.5 * math.sqrt(6000 / 7))
+
+
+async def test_earlier_observations_are_cut_to_what_is_to_be_recalled_and_the_last_one_is_whole():
+    task = Task(id="t", env="queue", instruction="Stand in line.")
+    seen = Observation(text="a long line of people")
+    history = History(task=task, steps=(Step(observation=seen, action=Action(text="wait")),), observation=seen)
+    messages = await messages_at(history, recall_chars=5)
+    assert [message.content for message in messages[-3:]] == [
+        "Stand in line.\na lon ...",
+        "wait",
+        "a long line of people",
+    ]

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import ENVIRONMENTS, AgentSettings, Workshop, agent_of, environment_entry
+from armap.commands import AgentSettings, Workshop, agent_of
+from armap.environments import ENVIRONMENTS, environment_entry
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.pipeline.evaluate import evaluate as measure
 from armap.pipeline.plan import AnyPlanner
@@ -239,6 +240,9 @@ def train(
     layers: Annotated[
         int, typer.Option(min=0, help="Layers of the backbone to keep, from the bottom; 0 keeps all.")
     ] = _fit.layers or 0,
+    max_tokens: Annotated[
+        int, typer.Option(min=16, help="Longest trajectory read; of a longer one earlier observations are shortened.")
+    ] = _fit.max_tokens,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = _fit.epochs,
     pairs_per_step: Annotated[int, typer.Option(min=1, help="Pairs per optimiser step.")] = _fit.pairs_per_step,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = _fit.learning_rate,
@@ -258,6 +262,7 @@ def train(
         settings = FitSettings(
             backbone=backbone,
             layers=layers or None,
+            max_tokens=max_tokens,
             epochs=epochs,
             pairs_per_step=pairs_per_step,
             learning_rate=learning_rate,

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from armap.envs import game24, toy
+from armap.environments import Wanted, environment_entry
 from armap.errors import ConfigError, DataError
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
@@ -46,69 +46,6 @@ SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
 
 
-class EnvironmentEntry(NamedTuple):
-    """What the command line knows of an environment."""
-
-    make: Callable[[], game24.Game24 | toy.Toy]
-    """Makes one."""
-    training_tasks: Callable[[Sequence[Task]], list[Task]]
-    """All training tasks but those given."""
-    evaluation_tasks: Callable[[str], list[Task]]
-    """The evaluation tasks a text selects."""
-    default_evaluation: str
-    """The text that selects the usual ones."""
-    parse_task: Callable[[str], Task]
-    """Reads a task a person typed."""
-
-
-def _game24_evaluation(ranks: str) -> list[Task]:
-    first, _, last = ranks.partition("-")
-    if not (first.isdecimal() and last.isdecimal()):
-        raise ConfigError(f"{ranks!r} is no range of ranks; write for example 901-1000.")
-    return game24.tasks(int(first), int(last), split="test")
-
-
-def _toy_evaluation(count: str) -> list[Task]:
-    if not count.isdecimal():
-        raise ConfigError(f"{count!r} is no number of toy tasks; write for example 40.")
-    return toy.tasks(int(count), seed=0, split="test")
-
-
-def _toy_training(exclude: Sequence[Task]) -> list[Task]:
-    excluded = {task.id for task in exclude}
-    return [task for task in toy.tasks(378, seed=0, split="train") if task.id not in excluded]
-
-
-ENVIRONMENTS = {
-    "game24": EnvironmentEntry(
-        make=game24.Game24,
-        training_tasks=lambda exclude: game24.training_tasks(exclude=exclude),
-        evaluation_tasks=_game24_evaluation,
-        default_evaluation="901-1000",
-        parse_task=game24.parse_task,
-    ),
-    "toy": EnvironmentEntry(
-        make=toy.Toy,
-        training_tasks=_toy_training,
-        evaluation_tasks=_toy_evaluation,
-        default_evaluation="40",
-        parse_task=toy.parse_task,
-    ),
-}
-"""The environments, by the name a user types."""
-
-
-def environment_entry(name: str) -> EnvironmentEntry:
-    """Return what is known of an environment.
-
-    Raises:
-        ConfigError: there is no environment of that name.
-    """
-    if name not in ENVIRONMENTS:
-        raise ConfigError(f"There is no environment {name!r}; choose from: {', '.join(ENVIRONMENTS)}.")
-    return ENVIRONMENTS[name]
-
-
 class ShowProgress(Protocol):
     """Shows how far a stage is."""
 
@@ -136,6 +73,12 @@ class AgentSettings(Record):
     """Let the model choose among the legal actions where they are listed."""
     strict: bool = False
     """Accept nothing but `Action: ...` from a model that writes freely."""
+    recall_chars: int = Field(default=400, ge=0)
+    """Characters of each observation but the last that the model is shown."""
+    data: str | None = None
+    """Folder of data of the user's own for the environment."""
+    images: bool = False
+    """Keep a picture of every observation."""
     evaluation: str
     """Which evaluation tasks; none of them is trained on."""
     seed: int = 0
@@ -163,7 +106,9 @@ class Workshop:
     def __init__(
         self, run: RunFolder, agent: AgentSettings, *, budget: Budget, concurrency: int, console: Console
     ) -> None:
-        entry = environment_entry(agent.env)
+        data = None if agent.data is None else Path(agent.data)
+        wanted = Wanted(choose=agent.choose, data=data, images=run.images if agent.images else None)
+        entry = environment_entry(agent.env, wanted)
         if urlsplit(agent.base_url or "").password:
             raise ConfigError("The server's address is kept in the run folder; put its password into ARMAP_API_KEY.")
         if budget.max_cost_usd is not None and not (agent.prompt_usd_per_million or agent.completion_usd_per_million):
@@ -258,7 +203,9 @@ class Workshop:
         from armap.rewards.fitting import TransformerFit
         from armap.rewards.transformer import TransformerRewardModel
 
-        model = TransformerRewardModel.from_backbone(settings.backbone, layers=settings.layers, seed=self.agent.seed)
+        model = TransformerRewardModel.from_backbone(
+            settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=self.agent.seed
+        )
 
         def fit(
             pairs: Sequence[PreferencePair],
@@ -273,6 +220,11 @@ class Workshop:
                 on_point(point)
 
             one.run(note)
+            if model.shortened:
+                self._console.print(
+                    f"{model.shortened / model.read:.0%} of the trajectories were longer than {settings.max_tokens} "
+                    "tokens; their earlier observations were shortened. --max-tokens sets the limit."
+                )
             return model
 
         return fit
@@ -329,8 +281,9 @@ class Workshop:
     def _policy(self) -> PromptedPolicy:
         return PromptedPolicy(
             self.llm(),
-            rules=self._environment.rules,
-            examples=self._environment.examples,
+            rules=self.entry.rules,
+            examples=self.entry.examples,
+            recall_chars=self.agent.recall_chars,
             sampling=SamplingParams(temperature=self.agent.temperature),
             choose=self.agent.choose,
             strict=self.agent.strict,

@@ -33,6 +33,8 @@ class PromptedPolicy:
         choose: let the model choose where the legal actions are listed.
         strict: accept nothing but `Action: ...`, with `Thought: ...` before it or not. Otherwise the text after the
             last `Action:`, or else the first line, is the action.
+        recall_chars: how much of each observation but the last the model is shown, in characters; None for all. What
+            was seen pages ago matters little, and a small model's context is soon full.
 
     Attributes:
         usage: what the proposals of this policy cost until now.
@@ -47,8 +49,10 @@ class PromptedPolicy:
         sampling: SamplingParams,
         choose: bool = True,
         strict: bool = False,
+        recall_chars: int | None = None,
     ) -> None:
         self.usage = Usage()
+        self._recall_chars = recall_chars
         self._llm = llm
         self._choose = choose
         self._strict = strict
@@ -85,11 +89,16 @@ class PromptedPolicy:
         """Return a history as a conversation: observations are the user's turns, actions the assistant's."""
         turns: list[Message] = []
         for step in history.steps:
-            turns.append(Message(role="user", content=step.observation.text))
+            turns.append(Message(role="user", content=self._recalled(step.observation.text)))
             turns.append(Message(role="assistant", content=self._said(step.action)))
         turns.append(Message(role="user", content=history.observation.text))
         turns[0] = Message(role="user", content=f"{history.task.instruction}\n{turns[0].content}")
         return turns
+
+    def _recalled(self, text: str) -> str:
+        if self._recall_chars is None or len(text) <= self._recall_chars:
+            return text
+        return f"{text[: self._recall_chars]} ..."
 
     def _said(self, action: Action) -> str:
         if not self._strict:

@@ -3,7 +3,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.rewards.rendering import CLOSING_QUESTION, render
+from armap.rewards.rendering import CLOSING_QUESTION, render, renderings
 from armap.types import Action, Observation, Step, Task, Trajectory
 
 from .toy_pairs import random_play, toy_pairs, toy_trajectories
@@ -71,3 +71,20 @@ def test_different_plays_of_one_task_are_rendered_differently(seed, other):
     (first,) = toy_trajectories(1, seed)
     second = random_play(first.task, Random(other))
     assert (render(first) == render(second)) == (first.actions == second.actions)
+
+
+def test_shorter_renderings_lose_earlier_observations_only():
+    steps = tuple(
+        Step(observation=Observation(text=f"Seen {i}, {'and more ' * 300}"), action=Action(text=f"do {i}"))
+        for i in range(3)
+    )
+    long = trajectory().model_copy(update={"steps": steps})
+    texts = list(renderings(long))
+    assert texts[0] == render(long)
+    assert [len(text) for text in texts] == sorted((len(text) for text in texts), reverse=True)
+    for text in texts:
+        lines = text.splitlines()
+        assert lines[0] == "Task: Do it."
+        assert [line for line in lines if line.startswith("Action")] == [f"Action: do {i}" for i in range(3)]
+        assert lines[-4:] == [steps[2].observation.text, "Action: do 2", "Done.", CLOSING_QUESTION]
+    assert texts[-1].splitlines()[1] == "..."

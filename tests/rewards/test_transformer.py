@@ -222,3 +222,18 @@ def test_a_damaged_weight_file_is_refused(damaged, content):
 def test_a_damaged_config_is_refused(damaged):
     (damaged / "config.json").write_text("{")
     refusal(damaged)
+
+
+async def test_a_long_trajectory_is_shortened_to_the_limit_it_was_made_with_and_counted(tmp_path):
+    (trajectory,) = toy_trajectories(1, 0)
+    words = Observation(text="many words " * 200)
+    first = trajectory.steps[0].model_copy(update={"observation": words})
+    long = trajectory.model_copy(update={"steps": (first, *trajectory.steps)})
+    model = TransformerRewardModel.from_backbone(make_tiny_model(tmp_path / "tiny"), max_tokens=400)
+    model.save(tmp_path / "saved")
+    again = TransformerRewardModel.load(tmp_path / "saved")
+    for one in (model, again):
+        assert len(one.token_ids(long)) <= 400
+        assert len(one.token_ids(trajectory)) <= 400
+        assert (one.read, one.shortened) == (2, 1)
+    assert await model.score([long]) == pytest.approx(await again.score([long]), abs=1e-6)

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from armap import weights
 from armap.errors import ConfigError, RewardModelError
-from armap.rewards.rendering import render
+from armap.rewards.rendering import renderings
 from armap.seeds import stable_hash
 from armap.tokentree import TokenTree, pack
 from armap.types import Trajectory
@@ -45,6 +45,8 @@ class TransformerRewardModel:
         network: the network, for whoever trains it.
         computed_tokens: tokens computed by `score` until now.
         avoided_tokens: tokens that `score` would have computed without sharing beginnings.
+        read: trajectories read until now, once per time.
+        shortened: those among them that were longer than the limit.
 
     Source: ARMAP, reward model; its released code for the place the score is read.
     """
@@ -54,16 +56,22 @@ class TransformerRewardModel:
         self.network = network
         self.computed_tokens = 0
         self.avoided_tokens = 0
+        self.read = 0
+        self.shortened = 0
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
 
     @classmethod
-    def from_backbone(cls, model: str = weights.EMBEDDED, *, layers: int | None = None, seed: int = 0) -> Self:
+    def from_backbone(
+        cls, model: str = weights.EMBEDDED, *, layers: int | None = None, max_tokens: int | None = None, seed: int = 0
+    ) -> Self:
         """Put a new, untrained head on a causal language model.
 
         Args:
             model: what `armap.weights.locate` accepts.
             layers: keep this many layers from the bottom; None keeps all.
+            max_tokens: longest trajectory; of a longer one the earlier observations are shortened. None for as long
+                as the backbone reads. It is saved with the model.
             seed: decides the head.
 
         Raises:
@@ -75,6 +83,8 @@ class TransformerRewardModel:
             raise ConfigError(f"{local.name} has {config.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
         config.num_labels = 1
         config.num_hidden_layers = layers or config.num_hidden_layers
+        if max_tokens is not None:
+            config.max_trajectory_tokens = min(max_tokens, config.max_position_embeddings)
         if hasattr(config, "quantization_config"):
             # The weights were unpacked on loading; saying otherwise would make the result impossible to save.
             del config.quantization_config
@@ -165,31 +175,39 @@ class TransformerRewardModel:
         trees: list[TokenTree] = []
         current: dict[str, int] = {}
         places: list[tuple[int, int]] = []
-        texts: dict[str, tuple[int, int]] = {}
+        known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
         for trajectory in trajectories:
-            text = render(trajectory)
-            if text not in texts:
-                ids = self.token_ids(text)
+            ids = self.token_ids(trajectory)
+            key = (trajectory.task.instruction, tuple(ids))
+            if key not in known:
                 tree = current.get(trajectory.task.instruction)
                 if tree is None or len(trees[tree]) + trees[tree].new_tokens(ids) > _TREE_TOKENS:
                     tree = current[trajectory.task.instruction] = len(trees)
                     trees.append(TokenTree())
                 trees[tree].add(ids)
-                texts[text] = (tree, len(trees[tree].ends) - 1)
-            places.append(texts[text])
+                known[key] = (tree, len(trees[tree].ends) - 1)
+            places.append(known[key])
         return trees, places
 
-    def token_ids(self, text: str) -> list[int]:
-        """Return a rendered trajectory as token ids.
+    def token_ids(self, trajectory: Trajectory) -> list[int]:
+        """Return a rendered trajectory as token ids, shortened if it is longer than the limit.
 
         Raises:
-            RewardModelError: there are more than the network can read.
+            RewardModelError: it is too long however much is left out.
         """
-        ids: list[int] = self._tokenizer(text).input_ids
-        limit = self.network.config.max_position_embeddings
-        if len(ids) > limit:
-            raise RewardModelError(f"a trajectory has {len(ids)} tokens, but {self.name} reads at most {limit}")
-        return ids
+        config = self.network.config
+        limit: int = getattr(config, "max_trajectory_tokens", config.max_position_embeddings)
+        ids: list[int] = []
+        for attempt, text in enumerate(renderings(trajectory)):
+            ids = self._tokenizer(text).input_ids
+            if len(ids) <= limit:
+                self.read += 1
+                self.shortened += attempt > 0
+                return ids
+        raise RewardModelError(
+            f"a trajectory has {len(ids)} tokens even without its earlier observations, but {self.name} reads at most "
+            f"{limit}; train a reward model with a higher --max-tokens"
+        )
 
     def forward(self, trees: Sequence[TokenTree]) -> list[torch.Tensor]:
         """Return for each tree the scores of its sequences, in order; gradients flow where they are enabled."""

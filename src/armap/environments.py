@@ -1,0 +1,118 @@
+"""The environments by the name a user types, each with its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from armap.envs import game24, toy
+from armap.errors import ConfigError
+from armap.images import ImageFolder
+from armap.protocols import Environment
+from armap.types import Task, Trajectory
+
+
+class EnvironmentEntry(NamedTuple):
+    """An environment, and which tasks it has."""
+
+    make: Callable[[], Environment]
+    """Makes one; it can be pickled, so that a worker process can make its own."""
+    build: str
+    """What decides its behaviour, in a few words: equal builds answer equal actions equally."""
+    rules: str
+    """What an action is, for the policy's prompt."""
+    examples: Sequence[Trajectory]
+    """Solved tasks, for the policy's prompt."""
+    training_tasks: Callable[[Sequence[Task]], list[Task]]
+    """All training tasks but those given."""
+    evaluation_tasks: Callable[[str], list[Task]]
+    """The evaluation tasks a text selects."""
+    default_evaluation: str
+    """The text that selects the usual ones."""
+    parse_task: Callable[[str], Task]
+    """Reads a task a person typed."""
+
+
+class Wanted(NamedTuple):
+    """What a run wants of its environment."""
+
+    choose: bool = True
+    """Observations are to list the legal actions, even where that is dear."""
+    data: Path | None = None
+    """Folder of data of the user's own, where the environment takes one."""
+    images: ImageFolder | None = None
+    """Where pictures of the observations go, where the environment draws them; None for none."""
+
+
+def _game24(wanted: Wanted) -> EnvironmentEntry:
+    _refuse("game24", wanted)
+    return EnvironmentEntry(
+        make=game24.Game24,
+        build="game24",
+        rules=game24.Game24.rules,
+        examples=game24.Game24.examples,
+        training_tasks=lambda exclude: game24.training_tasks(exclude=exclude),
+        evaluation_tasks=_game24_evaluation,
+        default_evaluation="901-1000",
+        parse_task=game24.parse_task,
+    )
+
+
+def _game24_evaluation(ranks: str) -> list[Task]:
+    first, _, last = ranks.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ConfigError(f"{ranks!r} is no range of ranks; write for example 901-1000.")
+    return game24.tasks(int(first), int(last), split="test")
+
+
+def _toy(wanted: Wanted) -> EnvironmentEntry:
+    _refuse("toy", wanted)
+    return EnvironmentEntry(
+        make=toy.Toy,
+        build="toy",
+        rules=toy.Toy.rules,
+        examples=toy.Toy.examples,
+        training_tasks=partial(_without, toy.tasks(378, seed=0, split="train")),
+        evaluation_tasks=_toy_evaluation,
+        default_evaluation="40",
+        parse_task=toy.parse_task,
+    )
+
+
+def _toy_evaluation(count: str) -> list[Task]:
+    if not count.isdecimal():
+        raise ConfigError(f"{count!r} is no number of toy tasks; write for example 40.")
+    return toy.tasks(int(count), seed=0, split="test")
+
+
+def _without(tasks: Iterable[Task], exclude: Sequence[Task]) -> list[Task]:
+    excluded = {task.id for task in exclude}
+    return [task for task in tasks if task.id not in excluded]
+
+
+def _refuse(name: str, wanted: Wanted) -> None:
+    """Refuse what an environment without data and pictures cannot give."""
+    if wanted.data is not None:
+        raise ConfigError(f"{name} takes no data of your own; leave --data out.")
+    if wanted.images is not None:
+        raise ConfigError(f"{name} draws no pictures; leave --images out.")
+
+
+_OPENERS: dict[str, Callable[[Wanted], EnvironmentEntry]] = {"game24": _game24, "toy": _toy}
+
+ENVIRONMENTS = tuple(_OPENERS)
+"""Names of the environments that come with the package."""
+
+
+def environment_entry(name: str, wanted: Wanted = Wanted()) -> EnvironmentEntry:  # noqa: B008 - immutable
+    """Return an environment, by its name or as `module:Class`.
+
+    Raises:
+        ConfigError: there is no environment of that name, it cannot give what is wanted, or something it needs is not
+            installed.
+    """
+    if name not in _OPENERS:
+        raise ConfigError(f"There is no environment {name!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+    return _OPENERS[name](wanted)
