@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from armap import __version__, weights
 from armap.commands import AgentSettings, Workshop, agent_of
-from armap.environments import ENVIRONMENTS, environment_entry
+from armap.environments import ENVIRONMENTS, Wanted, environment_entry
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.pipeline.evaluate import evaluate as measure
 from armap.pipeline.plan import AnyPlanner
@@ -111,32 +111,55 @@ def _root(
     pass
 
 
+class _Demo(NamedTuple):
+    """How much of everything a demonstration does, so that it takes minutes on two cores."""
+
+    evaluation: str
+    tasks: int
+    n: int
+    collect_tasks: int
+    samples: int
+
+
+_DEMOS = {
+    "game24": _Demo(evaluation="1-100", tasks=32, n=30, collect_tasks=20, samples=8),
+    "toy": _Demo(evaluation="40", tasks=32, n=10, collect_tasks=20, samples=8),
+}
+
+
 @app.command()
 def demo(
     run: NewRun = Path("runs/demo"),
-    ranks: Annotated[str, typer.Option(help="Ranks of the evaluation puzzles, 1 (easiest) to 1362.")] = "1-100",
-    tasks: Annotated[int, typer.Option(min=1, help="Evaluation puzzles, drawn from those ranks.")] = 32,
-    n: Annotated[int, typer.Option(min=1, help="Trajectories per puzzle.")] = 30,
-    collect_tasks: Annotated[int, typer.Option(min=2, help="Training puzzles to collect on.")] = 20,
-    samples: Annotated[int, typer.Option(min=2, help="Trajectories per training puzzle.")] = 8,
+    env: Annotated[str, typer.Option(help=f"Environment: {', '.join(_DEMOS)}.")] = "game24",
+    evaluation: Evaluation = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Evaluation tasks, drawn from those.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Trajectories per evaluation task.")] = None,
+    collect_tasks: Annotated[int | None, typer.Option(min=2, help="Training tasks to collect on.")] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Trajectories per training task.")] = None,
     model: Model = weights.EMBEDDED,
     base_url: BaseUrl = None,
     seed: Seed = 0,
     concurrency: Concurrency = 4,
     as_json: Json = False,
 ) -> None:
-    """Run everything on the Game of 24: collect, synthesize, train, evaluate, report.
+    """Run everything on one environment: collect, synthesize, train, evaluate, report.
 
     A small language model acts, a reward model learns from what it did, and Best-of-N with that reward model is
-    compared with sampling and greedy acting on puzzles that were kept from training.
+    compared with sampling and greedy acting on tasks that were kept from training.
     """
+    if env not in _DEMOS:
+        raise ConfigError(f"There is no demonstration of {env!r}; choose from: {', '.join(_DEMOS)}.")
+    usual = _DEMOS[env]
     with _options():
-        agent = AgentSettings(env="game24", model=model, base_url=base_url, evaluation=ranks, seed=seed)
+        agent = AgentSettings(
+            env=env, model=model, base_url=base_url, evaluation=evaluation or usual.evaluation, seed=seed
+        )
     with _open(run, agent, Budget(), concurrency) as (shop, do):
-        do(shop.collect(tasks=collect_tasks, samples=samples))
+        do(shop.collect(tasks=collect_tasks or usual.collect_tasks, samples=samples or usual.samples))
         do(shop.synthesize(writer="environment"))
         do(shop.train(kind="transformer", settings=_fit, heldout_share=0.2))
-        metrics = do(shop.evaluate([Greedy(), BestOfN(n=n)], tasks=tasks, reward_model=None))
+        planners: list[AnyPlanner] = [Greedy(), BestOfN(n=n or usual.n)]
+        metrics = do(shop.evaluate(planners, tasks=tasks or usual.tasks, reward_model=None))
         _tell(f"Report: {write_report(shop.run)}")
         _finish(metrics, as_json=as_json)
 
@@ -152,6 +175,16 @@ def collect(
     temperature: Temperature = 1.0,
     free: Free = False,
     strict: Strict = False,
+    recall_chars: Annotated[
+        int, typer.Option(min=0, help="Characters of each observation but the last that the model is shown.")
+    ] = 400,
+    data: Annotated[
+        Path | None,
+        typer.Option(resolve_path=True, help="Folder of your own data for the environment, where it takes one."),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Keep a picture of every observation, where the environment draws them.")
+    ] = False,
     evaluation: Evaluation = None,
     tasks: Annotated[int, typer.Option(min=1, help="Training tasks to collect on.")] = 40,
     samples: Annotated[int, typer.Option(min=1, help="Trajectories per task.")] = 8,
@@ -164,7 +197,7 @@ def collect(
     as_json: Json = False,
 ) -> None:
     """Let a language model act on training tasks, and keep its trajectories."""
-    entry = environment_entry(env)
+    entry = environment_entry(env, Wanted(choose=not free, data=data))
     if strict and not free:
         raise ConfigError("--strict says how to read what the model writes freely; add --free, or leave it out.")
     with _options():
@@ -177,6 +210,9 @@ def collect(
             temperature=temperature,
             choose=not free,
             strict=strict,
+            recall_chars=recall_chars,
+            data=None if data is None else str(data),
+            images=images,
             evaluation=evaluation or entry.default_evaluation,
             seed=seed,
         )
