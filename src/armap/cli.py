@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import json
 import sys
+import textwrap
 import warnings
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -377,6 +378,32 @@ def report(run: Run, as_json: Json = False) -> None:
         measure(folder)
         page = write_report(folder)
         _say(as_json, f"Report: {page}", report=str(page))
+
+
+@app.command()
+def check_env(
+    name: Annotated[str, typer.Argument(metavar="MODULE:CLASS", help="The environment, such as own_environment:Jugs.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play and to repeat.")] = 5,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps after which an episode should have ended.")] = 1000,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one call may take.")] = 60.0,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Check an environment of your own against all that is relied on, and say in plain words what is wrong."""
+    from armap.envs.check.supervise import check_class, in_words
+
+    findings = 0
+    for checked in check_class(name, seed=seed, episodes=episodes, max_steps=max_steps, timeout_s=timeout_s):
+        findings += checked.finding is not None
+        if as_json:
+            sys.stdout.write(checked.model_dump_json() + "\n")
+        elif checked.finding is None:
+            sys.stdout.write(f"ok     {checked.claim}\n")
+        else:
+            sys.stdout.write(f"WRONG  {checked.claim}\n{textwrap.indent(in_words(checked.finding), ' ' * 7)}\n")
+    if not as_json:
+        sys.stdout.write(f"{name}: {'everything holds' if not findings else f'{findings} to repair'}.\n")
+    _exit_with(findings > 0)
 
 
 @app.command()

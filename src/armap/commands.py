@@ -123,7 +123,7 @@ class Workshop:
         self._concurrency = concurrency
         self._console = console
         self._environment = self.entry.make()
-        self._world = LiveWorld(self.entry.make)
+        self._world = LiveWorld(self.entry.make, build=self.entry.build, workers=not self.entry.inline)
         self._llm: LLM | None = None
         self._open = AsyncExitStack()
         self._open.callback(self._environment.close)

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from armap.browser import find_browser
 from armap.envs import game24, toy
+from armap.envs.own import import_environment
 from armap.errors import ConfigError
 from armap.images import ImageFolder
 from armap.protocols import Environment
@@ -19,6 +21,8 @@ class EnvironmentEntry(NamedTuple):
 
     make: Callable[[], Environment]
     """Makes one; it can be pickled, so that a worker process can make its own."""
+    inline: bool
+    """Whether its steps are quick and never hang, so that it needs no worker process."""
     build: str
     """What decides its behaviour, in a few words: equal builds answer equal actions equally."""
     rules: str
@@ -50,6 +54,7 @@ def _game24(wanted: Wanted) -> EnvironmentEntry:
     _refuse("game24", wanted)
     return EnvironmentEntry(
         make=game24.Game24,
+        inline=game24.Game24.inline,
         build="game24",
         rules=game24.Game24.rules,
         examples=game24.Game24.examples,
@@ -71,6 +76,7 @@ def _toy(wanted: Wanted) -> EnvironmentEntry:
     _refuse("toy", wanted)
     return EnvironmentEntry(
         make=toy.Toy,
+        inline=toy.Toy.inline,
         build="toy",
         rules=toy.Toy.rules,
         examples=toy.Toy.examples,
@@ -87,6 +93,100 @@ def _toy_evaluation(count: str) -> list[Task]:
     return toy.tasks(int(count), seed=0, split="test")
 
 
+def _webshop(wanted: Wanted) -> EnvironmentEntry:
+    from armap.envs import webshop
+    from armap.envs.webshop.index import open_embedded, open_or_build
+
+    catalogue = open_embedded() if wanted.data is None else open_or_build(wanted.data)
+    make = partial(webshop.WebShop, catalogue, images=wanted.images)
+    shop = make()
+    return EnvironmentEntry(
+        make=make,
+        inline=webshop.WebShop.inline,
+        build=shop.build,
+        rules=shop.rules,
+        examples=shop.examples,
+        training_tasks=lambda exclude: webshop.training_tasks(catalogue, exclude=exclude),
+        evaluation_tasks=partial(webshop.evaluation_tasks, catalogue),
+        default_evaluation="test",
+        parse_task=partial(webshop.parse_task, catalogue),
+    )
+
+
+def _scienceworld(wanted: Wanted) -> EnvironmentEntry:
+    from armap.envs import scienceworld
+
+    _refuse("scienceworld", wanted)
+    installed, _, remedy = scienceworld.check()
+    if not installed:
+        raise ConfigError(f"scienceworld cannot run here; type: {remedy}")
+    return EnvironmentEntry(
+        make=partial(scienceworld.ScienceWorld, list_actions=wanted.choose),
+        inline=scienceworld.ScienceWorld.inline,
+        build=f"scienceworld, actions {'' if wanted.choose else 'not '}listed",
+        rules=scienceworld.ScienceWorld.rules,
+        examples=scienceworld.ScienceWorld.examples,
+        training_tasks=lambda exclude: scienceworld.training_tasks(exclude=exclude),
+        evaluation_tasks=scienceworld.evaluation_tasks,
+        default_evaluation="unseen",
+        parse_task=scienceworld.parse_task,
+    )
+
+
+def _miniwob(wanted: Wanted) -> EnvironmentEntry:
+    from armap.envs import miniwob
+
+    if wanted.data is not None:
+        raise ConfigError("miniwob takes no data of your own; leave --data out.")
+    find_browser()
+    return EnvironmentEntry(
+        make=partial(miniwob.MiniWoB, wanted.images),
+        inline=miniwob.MiniWoB.inline,
+        build="miniwob",
+        rules=miniwob.MiniWoB.rules,
+        examples=miniwob.MiniWoB.examples,
+        training_tasks=partial(_without, miniwob.tasks("train")),
+        evaluation_tasks=partial(_range_of, miniwob.tasks("test")),
+        default_evaluation="all",
+        parse_task=miniwob.parse_task,
+    )
+
+
+def _own(name: str, wanted: Wanted) -> EnvironmentEntry:
+    _refuse(name, wanted)
+    own = import_environment(name)
+    test = list(own.tasks("test"))
+
+    def parse_task(text: str) -> Task:
+        for split in ("test", "train"):
+            for task in own.tasks(split):
+                if text in (task.id, task.instruction):
+                    return task
+        raise ConfigError(f"{name} has no task {text!r}; type the id or the instruction of one of its tasks.")
+
+    return EnvironmentEntry(
+        make=own.make,
+        inline=own.inline,
+        build=name,
+        rules=own.rules,
+        examples=own.examples,
+        training_tasks=lambda exclude: _without(own.tasks("train"), exclude),
+        evaluation_tasks=partial(_range_of, test),
+        default_evaluation="all",
+        parse_task=parse_task,
+    )
+
+
+def _range_of(tasks: Sequence[Task], text: str) -> list[Task]:
+    """Return the tasks that `all` or a range of places such as `0-49` selects."""
+    if text == "all":
+        return [*tasks]
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < len(tasks)):
+        raise ConfigError(f"{text!r} selects no tasks; write all, or a range within 0-{len(tasks) - 1}.")
+    return [*tasks[int(first) : int(last) + 1]]
+
+
 def _without(tasks: Iterable[Task], exclude: Sequence[Task]) -> list[Task]:
     excluded = {task.id for task in exclude}
     return [task for task in tasks if task.id not in excluded]
@@ -100,7 +200,13 @@ def _refuse(name: str, wanted: Wanted) -> None:
         raise ConfigError(f"{name} draws no pictures; leave --images out.")
 
 
-_OPENERS: dict[str, Callable[[Wanted], EnvironmentEntry]] = {"game24": _game24, "toy": _toy}
+_OPENERS: dict[str, Callable[[Wanted], EnvironmentEntry]] = {
+    "game24": _game24,
+    "webshop": _webshop,
+    "scienceworld": _scienceworld,
+    "miniwob": _miniwob,
+    "toy": _toy,
+}
 
 ENVIRONMENTS = tuple(_OPENERS)
 """Names of the environments that come with the package."""
@@ -113,6 +219,11 @@ def environment_entry(name: str, wanted: Wanted = Wanted()) -> EnvironmentEntry:
         ConfigError: there is no environment of that name, it cannot give what is wanted, or something it needs is not
             installed.
     """
+    if ":" in name:
+        return _own(name, wanted)
     if name not in _OPENERS:
-        raise ConfigError(f"There is no environment {name!r}; choose from: {', '.join(ENVIRONMENTS)}.")
+        raise ConfigError(
+            f"There is no environment {name!r}; choose from: {', '.join(ENVIRONMENTS)}, or name a class of your own as "
+            "module:Class."
+        )
     return _OPENERS[name](wanted)

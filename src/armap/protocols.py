@@ -72,7 +72,11 @@ class StepResult(NamedTuple):
 
 
 class Environment(Protocol):
-    """Obeys actions. Plain blocking code, as in Gymnasium; `World` decides where it runs."""
+    """Obeys actions. Plain blocking code, as in Gymnasium; `World` decides where it runs.
+
+    A class whose steps are quick and never hang may say so with the class attribute `inline = True`; environments of
+    any other class run in worker processes.
+    """
 
     def reset(self, task: Task) -> Observation:
         """Start the task afresh.
@@ -97,7 +101,10 @@ class Environment(Protocol):
 
 @runtime_checkable
 class Snapshots(Protocol):
-    """An environment that can save its state and go back to it."""
+    """An environment that can save its state and go back to it.
+
+    A world may save after every step, so it should cost about as little as one.
+    """
 
     def snapshot(self) -> object:
         """Return the state as a picklable value that later steps do not change."""

@@ -2,141 +2,338 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
+import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from sys import getsizeof, intern
+from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 
 from armap.errors import EnvError, ReplayError
 from armap.protocols import Environment, StepResult
 from armap.types import Action, History, Observation, Step, Task
+from armap.workers import Host, Inline, Worker, sendable
 
-_KEPT_HISTORIES = 100_000
-"""Results of actions that are kept; one of three steps with short observations takes some 2 kB."""
-_PARKED_ENVIRONMENTS = 32
-"""Environments kept alive at the histories where they last were."""
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_INLINE_ENVIRONMENTS = 32
+"""Environments alive at once in this process, where nothing else is said."""
+_ENTRY_BYTES = 1400
+"""About what Python takes for an entry of `_Recent` and its objects, besides texts."""
 
 
 class _State(NamedTuple):
-    """What identifies a state: the same task and actions always lead to the same observations."""
+    """What identifies a state: the same build, task and actions always lead to the same observations."""
 
+    build: str
     task: str
     actions: tuple[str, ...]
 
+    def after(self, steps: int) -> _State:
+        """Return the state after the first `steps` actions."""
+        return self._replace(actions=self.actions[:steps])
+
+
+class WorldStatistics(NamedTuple):
+    """What a world did until now."""
+
+    executed_steps: int
+    """Steps really executed, replayed ones included."""
+    replayed_steps: int
+    """Steps executed again on the way back to a state."""
+    restored_snapshots: int
+    """Saved states that were gone back to."""
+    divergences: int
+    """Replays that led elsewhere."""
+    replaced_environments: int
+    """Environments that broke, hung, died or diverged, or whose call was cancelled, and were closed."""
+
 
 class LiveWorld:
-    """A world over environments that live in this process.
+    """A world over environments that are alive. For one event loop.
 
-    Every action at every history is executed once; asked again, its result is looked up. An environment that is
-    needed at an earlier history is one that was parked there or, failing that, is reset and replayed, with every
-    observation compared to the recorded one.
+    What came of an action at a state, be it an error of the environment, is the answer to everybody who asks, also to
+    those who ask while it is executed. Results used longest ago are forgotten when they take too much memory, and then
+    executed again when they are asked for.
+
+    An environment goes on from where it is parked. If none is parked where one is needed, it sets out from the nearest
+    state on the way there at which one is parked or of which a snapshot is kept, parked ones first, or else from the
+    start, and replays the rest; every replayed observation is compared to the recorded one.
 
     Args:
         make_environment: makes one more environment.
+        build: what identifies what it makes, such as its class, version and settings.
+        workers: whether every environment runs in a process of its own, or all in this one.
+        environments: how many are alive at once; by default 32 in this process, and one per processor core in workers.
+        step_timeout_s: how long a worker may take for a step.
+        reset_timeout_s: how long a worker may take to make its environment, and to start a task.
+        memory_bytes: about how much the results of actions may take, and the snapshots as much again.
+
+    Raises:
+        ConfigError: `make_environment` cannot be sent to a worker process.
     """
 
-    def __init__(self, make_environment: Callable[[], Environment]) -> None:
-        self._make_environment = make_environment
-        self._histories: OrderedDict[_State, History] = OrderedDict()
-        self._parked: OrderedDict[_State, Environment] = OrderedDict()
+    def __init__(
+        self,
+        make_environment: Callable[[], Environment],
+        *,
+        build: str = "",
+        workers: bool = False,
+        environments: int | None = None,
+        step_timeout_s: float = 60.0,
+        reset_timeout_s: float = 300.0,
+        memory_bytes: int = 512 * 2**20,
+    ) -> None:
+        self._make_host: Callable[[], Host] = lambda: Inline(make_environment)
+        self._threads: ThreadPoolExecutor | None = None
+        self._capacity = environments or _INLINE_ENVIRONMENTS
+        if workers:
+            made = sendable(make_environment)
+            self._make_host = lambda: Worker(made, step_timeout_s=step_timeout_s, reset_timeout_s=reset_timeout_s)
+            self._capacity = environments or os.cpu_count() or 1
+            self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix="armap-world")
+        self._build = build
+        self._known: _Recent[StepResult | EnvError] = _Recent(memory_bytes)
+        self._snapshots: _Recent[bytes] = _Recent(memory_bytes)
+        self._running: dict[_State, asyncio.Future[None]] = {}
+        # One permit per environment in use: whoever has one finds an environment parked or room for one more.
+        self._permits = asyncio.Semaphore(self._capacity)
+        self._hosts: set[Host] = set()
+        self._parked: OrderedDict[_State, Host] = OrderedDict()
+        self._idle: list[Host] = []
         self._executed: Counter[str] = Counter()
+        self._replayed = self._restored = self._diverged = self._replaced = 0
 
     async def start(self, task: Task) -> History:
         """Return the empty history of `task`; see `armap.protocols.World`."""
-        state = _State(task.model_dump_json(), ())
-        if state not in self._histories:
-            with _closed_when_broken(self._spare()) as environment:
-                history = History(task=task, observation=environment.reset(task))
-            self._keep(state, history, environment)
-        return self._histories[state]
+        result = await self._once(self._state(task, ()), task, None)
+        return History(task=task, observation=result.observation)
 
     async def advance(self, history: History, action: Action) -> History:
         """Return `history` after one more action; see `armap.protocols.World`."""
         if history.stop_reason is not None:
             raise EnvError(f"task {history.task.id!r} has ended ({history.stop_reason}) and cannot go on")
-        before = _State(history.task.model_dump_json(), history.actions)
-        after = _State(before.task, (*before.actions, action.text))
-        known = self._histories.get(after)
-        if known is None:
-            parked = self._parked.pop(before, None)
-            with _closed_when_broken(self._replay(history) if parked is None else parked) as environment:
-                result = self._execute(environment, history.task, action)
-            reason = "terminated" if result.terminated else "truncated" if result.truncated else None
-            known = History(
-                task=history.task,
-                steps=(
-                    *history.steps,
-                    Step(observation=history.observation, action=action, env_reward=result.env_reward),
-                ),
-                observation=result.observation,
-                stop_reason=reason,
-                metrics=dict(result.metrics),
-            )
-            self._keep(after, known, environment)
-        if known.steps[-1].action != action or known.steps[:-1] != history.steps:
-            # The same actions with other thoughts: what the world said holds, what the agent thought is its own.
-            step = Step(observation=history.observation, action=action, env_reward=known.steps[-1].env_reward)
-            known = known.model_copy(update={"steps": (*history.steps, step)})
-        return known
+        state = self._state(history.task, (*history.actions, action.text))
+        result = await self._once(state, history.task, history)
+        step = Step(observation=history.observation, action=action, env_reward=result.env_reward)
+        return History(
+            task=history.task,
+            steps=(*history.steps, step),
+            observation=result.observation,
+            stop_reason="terminated" if result.terminated else "truncated" if result.truncated else None,
+            metrics=dict(result.metrics),
+        )
 
     def executed_steps(self, task: Task) -> int:
         """Return how many steps were really executed for `task` until now, replays included."""
         return self._executed[task.id]
 
+    @property
+    def statistics(self) -> WorldStatistics:
+        """What was done until now, over all tasks."""
+        return WorldStatistics(self._executed.total(), self._replayed, self._restored, self._diverged, self._replaced)
+
     def close(self) -> None:
-        """Close every environment."""
-        while self._parked:
-            self._parked.popitem()[1].close()
+        """Close every environment, whatever it is doing. The world is not used afterwards."""
+        for host in self._hosts.difference(self._parked.values(), self._idle):
+            host.kill()
+        if self._threads is None:
+            for host in self._hosts:
+                host.close()
+        else:
+            list(self._threads.map(lambda host: host.close(), self._hosts))
+            self._threads.shutdown()
+        self._parked.clear()
+        self._idle.clear()
+        self._hosts.clear()
 
-    def _replay(self, history: History) -> Environment:
-        """Return an environment brought to `history`."""
-        first, *later = [*(step.observation for step in history.steps), history.observation]
-        with _closed_when_broken(self._spare()) as environment:
-            _compare(history, 0, environment.reset(history.task), first)
-            for i, (step, expected) in enumerate(zip(history.steps, later, strict=True), start=1):
-                result = self._execute(environment, history.task, step.action)
-                _compare(history, i, result.observation, expected)
-        return environment
+    def _state(self, task: Task, actions: tuple[str, ...]) -> _State:
+        # One text for all states of a task, however many there are.
+        return _State(self._build, intern(task.model_dump_json()), actions)
 
-    def _execute(self, environment: Environment, task: Task, action: Action) -> StepResult:
-        self._executed[task.id] += 1
-        result = environment.step(action.text)
-        # No record can hold such a number, and the run must not end for the sake of one task.
-        for name, value in (("env_reward", result.env_reward), *result.metrics.items()):
-            if not math.isfinite(value):
-                raise EnvError(
-                    f"task {task.id!r}: the environment gives {name} as {value} after {action.text[:80]!r}; "
-                    "it must be a finite number"
-                )
+    async def _once(self, state: _State, task: Task, history: History | None) -> StepResult:
+        """Return what came of the last action of `state`, or of the start; the first who asks executes it.
+
+        Args:
+            state: the state to be reached.
+            task: its task.
+            history: the state before, or None at the start.
+        """
+        while (known := self._known.get(state)) is None and state in self._running:
+            # Whoever executes it may be cancelled; then the next one does it.
+            await asyncio.wait([self._running[state]])
+        if known is None:
+            self._running[state] = asyncio.get_running_loop().create_future()
+            try:
+                known = await self._reach(state, task, history)
+            except EnvError as error:
+                known = (ReplayError if isinstance(error, ReplayError) else EnvError)(str(error))
+            finally:
+                self._running.pop(state).set_result(None)
+            self._known.keep(state, known, _size(state, known))
+        if isinstance(known, EnvError):
+            # A new one for each, as an error keeps alive the frames it went through.
+            raise type(known)(str(known))
+        return known
+
+    async def _reach(self, state: _State, task: Task, history: History | None) -> StepResult:
+        """Execute the last action of `state`, or the start, and park the environment there."""
+        async with self._permits, AsyncExitStack() as if_broken:
+            if history is None:
+                host = await self._spare(if_broken)
+            else:
+                host = await self._go_back(state.after(len(history.steps)), history, if_broken)
+            result = await self._execute(host, task, state)
+            if_broken.pop_all()
+            if result.terminated or result.truncated:
+                self._idle.append(host)
+            else:
+                # One may be there already if its result was forgotten in the meantime.
+                if (other := self._parked.pop(state, None)) is not None:
+                    self._idle.append(other)
+                self._parked[state] = host
         return result
 
-    def _spare(self) -> Environment:
-        """Return the environment that was used longest ago, or a new one while there are few."""
-        if len(self._parked) < _PARKED_ENVIRONMENTS:
-            return self._make_environment()
-        return self._parked.popitem(last=False)[1]
+    async def _go_back(self, state: _State, history: History, if_broken: AsyncExitStack) -> Host:
+        """Return an environment at `state`, which is that of `history`."""
+        seen = [*(step.observation for step in history.steps), history.observation]
+        for depth in range(len(history.steps), -1, -1):
+            known = state.after(depth)
+            if (parked := self._parked.pop(known, None)) is not None and await self._is_alive(parked):
+                host = parked
+                if_broken.push_async_callback(self._discard, host)
+                break
+            if (snapshot := self._snapshots.get(known)) is not None:
+                host = await self._spare(if_broken)
+                await self._call(host, host.restore, snapshot)
+                self._restored += 1
+                break
+        else:
+            depth = 0
+            host = await self._spare(if_broken)
+            await self._execute(host, history.task, state.after(0), expected=seen[0])
+        for i in range(depth + 1, len(seen)):
+            self._replayed += 1
+            await self._execute(host, history.task, state.after(i), expected=seen[i])
+        return host
 
-    def _keep(self, state: _State, history: History, environment: Environment) -> None:
-        self._parked[state] = environment
-        self._histories[state] = history
-        if len(self._histories) > _KEPT_HISTORIES:
-            self._histories.popitem(last=False)
+    async def _spare(self, if_broken: AsyncExitStack) -> Host:
+        """Return an environment that stands nowhere, or a new one, or if there is no room that used longest ago."""
+        host = None
+        while host is None and (self._idle or len(self._hosts) >= self._capacity):
+            spare = self._idle.pop() if self._idle else self._parked.popitem(last=False)[1]
+            host = spare if await self._is_alive(spare) else None
+        if host is None:
+            host = self._make_host()
+            self._hosts.add(host)
+        if_broken.push_async_callback(self._discard, host)
+        return host
+
+    async def _is_alive(self, parked: Host) -> bool:
+        """Say whether an environment can go on; one that died while nobody used it is nobody's failure."""
+        if not parked.alive:
+            await self._discard(parked)
+        return parked in self._hosts
+
+    async def _execute(
+        self, host: Host, task: Task, state: _State, *, expected: Observation | None = None
+    ) -> StepResult:
+        """Do the last action of `state` at the state before it, or start the task, and save the state.
+
+        Args:
+            host: where the environment runs.
+            task: the task.
+            state: the state to be reached.
+            expected: what was seen there before, if this is a replay.
+        """
+        if state.actions:
+            self._executed[task.id] += 1
+            reached = await self._call(host, host.step, state.actions[-1])
+        else:
+            reached = await self._call(host, host.reset, task)
+        found = reached.result.observation
+        if (
+            expected is not None
+            and found != expected
+            and not await self._call(host, host.same_observation, found, expected)
+        ):
+            self._diverged += 1
+            raise ReplayError(
+                f"task {task.id!r} did not replay: after {len(state.actions)} actions the environment now "
+                f"{_difference(found, expected)} before"
+            )
+        if reached.snapshot is not None:
+            self._snapshots.keep(state, reached.snapshot, len(reached.snapshot) + 8 * len(state.actions))
+        return reached.result
+
+    async def _call(self, host: Host, method: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """Have `host` do something, without blocking the event loop if it is a worker."""
+        if self._threads is None:
+            return method(*arguments)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, method, *arguments)
+        except asyncio.CancelledError:
+            # Nobody knows which state it would be in.
+            host.kill()
+            raise
+
+    async def _discard(self, host: Host) -> None:
+        """Close an environment that nobody may use again."""
+        if host not in self._hosts:
+            return  # closed with the world
+        self._replaced += 1
+        try:
+            if self._threads is None:
+                host.close()
+            else:
+                # Closing goes on even if nobody waits for it any more.
+                await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, host.close))
+        finally:
+            self._hosts.discard(host)
 
 
-@contextmanager
-def _closed_when_broken(environment: Environment) -> Iterator[Environment]:
-    """Close an environment that raises EnvError, as nobody may use it again."""
-    try:
-        yield environment
-    except EnvError:
-        environment.close()
-        raise
+class _Recent(Generic[T]):
+    """Keeps what was used last, up to a limit.
+
+    Args:
+        limit_bytes: about how much may be kept.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[_State, tuple[T, int]] = OrderedDict()
+
+    def get(self, state: _State) -> T | None:
+        """Return what is kept for `state`."""
+        if state not in self._entries:
+            return None
+        self._entries.move_to_end(state)
+        return self._entries[state][0]
+
+    def keep(self, state: _State, value: T, size_bytes: int) -> None:
+        """Keep `value` for `state`, in place of what was kept for it."""
+        self._bytes += size_bytes - self._entries.pop(state, (None, 0))[1]
+        self._entries[state] = (value, size_bytes)
+        while self._bytes > self._limit_bytes:
+            self._bytes -= self._entries.popitem(last=False)[1][1]
 
 
-def _compare(history: History, step: int, found: Observation, expected: Observation) -> None:
-    if found != expected:
-        raise ReplayError(
-            f"task {history.task.id!r} did not replay: after {step} actions the environment now says "
-            f"{found.text[:80]!r}, and it said {expected.text[:80]!r} before"
-        )
+def _size(state: _State, known: StepResult | EnvError) -> int:
+    """Return about how many bytes it takes to keep `known` for `state`."""
+    size = _ENTRY_BYTES + 8 * len(state.actions)
+    if isinstance(known, StepResult):
+        size += sum(map(getsizeof, (known.observation.text, *(known.observation.actions or ()))))
+    return size
+
+
+def _difference(found: Observation, expected: Observation) -> str:
+    if found.text == expected.text:
+        return f"{'shows another picture' if found.actions == expected.actions else 'lists other actions'} than"
+    pairs = zip(found.text, expected.text, strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found.text), len(expected.text)))
+    at = max(0, same - 40)
+    return f"says {found.text[at : at + 80]!r}, and it said {expected.text[at : at + 80]!r}"

@@ -153,6 +153,8 @@ class Game24:
     asked for.
     """
 
+    inline: ClassVar[bool] = True
+    """A step is quick and never hangs."""
     rules: ClassVar[str] = load_prompt("act_game24")
     """What an action is, for the policy's prompt."""
     examples: ClassVar[tuple[Trajectory, ...]]

@@ -41,6 +41,8 @@ class Toy:
     without saying whether it was asked for. Random play succeeds in 6 % of all episodes.
     """
 
+    inline: ClassVar[bool] = True
+    """A step is quick and never hangs."""
     rules: ClassVar[str] = load_prompt("act_toy")
     """What an action is, for the policy's prompt."""
     examples: ClassVar[tuple[Trajectory, ...]]
