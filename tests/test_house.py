@@ -20,7 +20,7 @@ LAYERS = (
     {"llms", "envs", "rewards", "policy", "world"},
     {"planners", "engines"},
     {"pipeline"},
-    {"environments"},
+    {"environments", "doctor"},
     {"commands"},
     {"cli"},
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json
 import sys
 import textwrap
@@ -19,7 +18,8 @@ from rich.console import Console
 
 from armap import __version__, weights
 from armap.commands import AgentSettings, Workshop, agent_of
-from armap.environments import ENVIRONMENTS, Wanted, environment_entry
+from armap.doctor import examine
+from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.pipeline.evaluate import evaluate as measure
 from armap.pipeline.plan import AnyPlanner
@@ -91,6 +91,10 @@ MaxCalls = Annotated[
 MaxTokens = Annotated[int | None, typer.Option(min=0, help="Most tokens read and written, likewise.")]
 MaxSeconds = Annotated[float | None, typer.Option(min=0, help="Seconds after which this command makes no more calls.")]
 MaxCost = Annotated[float | None, typer.Option("--max-cost-usd", min=0, help="Most money spent, likewise.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(resolve_path=True, help="Your own data, where the environment takes any; see armap data."),
+]
 RewardModelFolder = Annotated[
     Path | None,
     typer.Option("--reward-model", resolve_path=True, help="Folder of a trained reward model; default: the run's own."),
@@ -179,10 +183,7 @@ def collect(
     recall_chars: Annotated[
         int, typer.Option(min=0, help="Characters of each observation but the last that the model is shown.")
     ] = 400,
-    data: Annotated[
-        Path | None,
-        typer.Option(resolve_path=True, help="Folder of your own data for the environment, where it takes one."),
-    ] = None,
+    data: Data = None,
     images: Annotated[
         bool, typer.Option("--images", help="Keep a picture of every observation, where the environment draws them.")
     ] = False,
@@ -407,23 +408,59 @@ def check_env(
 
 
 @app.command()
+def shop(
+    data: Data = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default lets in nobody but this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8024,
+) -> None:
+    """Open WebShop to people: the same shop the agents shop in, as pages for a browser."""
+    require_shop_extra()
+    from armap.envs.webshop.server import make_app, serve
+
+    serve(
+        make_app(open_catalogue(data)),
+        host=host,
+        port=port,
+        announce=lambda address: _tell(f"The shop is open at {address}; press Ctrl-C to close it."),
+    )
+
+
+@app.command()
+def data(
+    env: Annotated[Literal["webshop"], typer.Argument(help="The environment that takes data of your own.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder with the files, to check and to index.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which data an environment takes and where they are to be had; or check and index a folder of them."""
+    if folder is None:
+        _say(as_json, WEBSHOP_DATA, env=env)
+        return
+    catalogue = open_catalogue(folder)
+    counts = {kind: len(catalogue.goals(kind)) for kind in ("synthetic", "human")}
+    _say(
+        as_json,
+        f"{len(catalogue):,} products, {counts['synthetic']:,} synthetic and {counts['human']:,} human goals; "
+        f"use them with --env webshop --data {folder}.",
+        products=len(catalogue),
+        **counts,
+        fingerprint=catalogue.fingerprint,
+    )
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing, and what to type."""
-    checks = {
-        "python": (sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer"),
-        "torch": _package("torch"),
-        "transformers": _package("transformers"),
-        "peft": _package("peft"),
-        "gguf": _package("gguf"),
-        "embedded_model": _embedded_model(),
-    }
+    found = examine()
     lines = [
-        f"{'ok     ' if fine else 'missing'}  {name:<15} {found if fine else 'type: ' + remedy}"
-        for name, (fine, found, remedy) in checks.items()
+        f"{'ok' if one.found else 'missing' if one.needed_for is None else 'without':<8}  {one.name:<15} "
+        f"{one.found or one.remedy}{'' if one.found or one.needed_for is None else f' (for {one.needed_for})'}"
+        for one in found
     ]
-    summary = {name: found if fine else None for name, (fine, found, _) in checks.items()}
-    _say(as_json, f"armap {__version__}\n" + "\n".join(lines), armap=__version__, **summary)
-    _exit_with(not all(fine for fine, *_ in checks.values()))
+    versions = {one.name: one.found for one in found}
+    _say(as_json, "\n".join([f"armap {__version__}", *lines]), armap=__version__, **versions)
+    _exit_with(any(one.found is None and one.needed_for is None for one in found))
 
 
 def main() -> None:
@@ -539,20 +576,6 @@ def _counts(counts: dict[str, int]) -> str:
 def _exit_with(failed: bool) -> None:
     if failed:
         raise typer.Exit(1)
-
-
-def _package(name: str) -> tuple[bool, str, str]:
-    try:
-        return True, importlib.metadata.version(name), ""
-    except importlib.metadata.PackageNotFoundError:
-        return False, "", "pip install 'armap[local]'"
-
-
-def _embedded_model() -> tuple[bool, str, str]:
-    try:
-        return True, weights.locate(weights.EMBEDDED).name, ""
-    except ConfigError as error:
-        return False, "", str(error).partition("type: ")[2]
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from armap.browser import find_browser
 from armap.envs import game24, toy
@@ -14,6 +15,9 @@ from armap.errors import ConfigError
 from armap.images import ImageFolder
 from armap.protocols import Environment
 from armap.types import Task, Trajectory
+
+if TYPE_CHECKING:
+    from armap.envs.webshop.index import Catalogue
 
 
 class EnvironmentEntry(NamedTuple):
@@ -93,11 +97,48 @@ def _toy_evaluation(count: str) -> list[Task]:
     return toy.tasks(int(count), seed=0, split="test")
 
 
-def _webshop(wanted: Wanted) -> EnvironmentEntry:
-    from armap.envs import webshop
+WEBSHOP_DATA = """\
+Without data of your own, webshop sells a catalogue that is generated when it is first opened.
+
+The original's products are not ours to give away. Its authors keep them at https://github.com/princeton-nlp/WebShop:
+`./setup.sh -d small` there fetches 1,000 products and `-d all` the 1.18 million. Put these files into one folder:
+
+    items_shuffle_1000.json    or items_shuffle.json
+    items_ins_v2_1000.json     or items_ins_v2.json
+    items_human_ins.json
+
+`armap data webshop FOLDER` checks and indexes them, and `--env webshop --data FOLDER` uses them."""
+"""Where WebShop's own data are to be had."""
+
+
+def open_catalogue(data: Path | None) -> Catalogue:
+    """Open the shop's catalogue: of the official files in a folder, or the generated one if None.
+
+    Raises:
+        ConfigError: a file is missing.
+        DataError: a file is malformed.
+    """
     from armap.envs.webshop.index import open_embedded, open_or_build
 
-    catalogue = open_embedded() if wanted.data is None else open_or_build(wanted.data)
+    return open_embedded() if data is None else open_or_build(data)
+
+
+def require_shop_extra() -> None:
+    """Make sure that what draws and serves the shop is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("PIL", "starlette", "uvicorn")):
+        raise ConfigError("What draws and serves the shop is not installed; type: pip install 'armap[shop]'")
+
+
+def _webshop(wanted: Wanted) -> EnvironmentEntry:
+    from armap.envs import webshop
+
+    if wanted.images is not None:
+        require_shop_extra()
+    catalogue = open_catalogue(wanted.data)
     make = partial(webshop.WebShop, catalogue, images=wanted.images)
     shop = make()
     return EnvironmentEntry(
