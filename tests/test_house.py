@@ -21,7 +21,7 @@ LAYERS = (
     {"planners", "engines"},
     {"pipeline"},
     {"environments", "doctor"},
-    {"commands"},
+    {"commands", "gymnasium_ids"},
     {"cli"},
 )
 """A unit imports from lower layers only, so no two units of one layer know each other."""

@@ -1,0 +1,147 @@
+"""Cost of going back to an earlier state, as a tree search does, side by side with reset and replay.
+
+    python benchmarks/restore.py
+
+The pattern of visits. A trunk of 20 actions is laid first. Then, 40 times: a state is chosen among the known ones at
+depths 16 to 24 by the rule of UCT, value + sqrt(2 ln(visits of all) / (1 + visits of the state)), with values drawn
+from 0 to 1 when a state becomes known; and one new action is executed there, which makes one more state known. The
+state that became known last is not chosen, so every visit has to go back, and good states are gone back to again and
+again. Actions are valid ones, drawn at random. All draws come from one seed and are made before anything is timed, so
+that both sides do the same.
+
+Ours is one `LiveWorld.advance` per visit, with the environment in a worker process: getting to the state, the new
+action, and saving where it led. The other side is the package's own wrapper, which can only reset, replay the actions
+on the way and do the new one; every fourth visit of each task is timed there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from contextlib import closing
+from random import Random
+from statistics import mean, median
+from typing import NamedTuple
+
+from scienceworld import ScienceWorldEnv
+
+from armap.envs import scienceworld
+from armap.envs.scienceworld import ScienceWorld
+from armap.types import Action, History, Task
+from armap.world import LiveWorld
+
+DEPTH = 20
+SPREAD = 4
+VISITS = 40
+TIMED_EVERY = 4
+TASKS = ("boil 21", "find-animal 225", "grow-plant 93", "test-conductivity 679")
+
+
+class Visit(NamedTuple):
+    """One new action at a known state."""
+
+    way: tuple[str, ...]
+    """The actions that lead to the state."""
+    action: str
+    """The new one."""
+
+
+class Lister(ScienceWorld):
+    """Lists the valid actions, to draw from."""
+
+    def __init__(self) -> None:
+        super().__init__(list_actions=True)
+
+
+def draw_action(history: History, known: set[tuple[str, ...]], rng: Random) -> str:
+    """Draw an action that leads to no known state, its verb first; no focus, which may end the episode."""
+    listed = [action for action in history.observation.actions or () if (*history.actions, action) not in known]
+    listed = [action for action in listed if not action.startswith("focus")]
+    verb = rng.choice(sorted({action.split()[0] for action in listed}))
+    return rng.choice([action for action in listed if action.split()[0] == verb])
+
+
+async def draw_visits(task: Task) -> tuple[tuple[str, ...], list[Visit]]:
+    """Grow a tree, and return its trunk and the visits that grew it."""
+    rng = Random(0)
+    with closing(LiveWorld(Lister, workers=True, environments=1)) as world:
+        history = await world.start(task)
+        for _ in range(DEPTH - SPREAD):
+            history = await world.advance(history, Action(text=draw_action(history, set(), rng)))
+        known, values, counts = [history], [rng.random()], [0]
+        for _ in range(SPREAD):
+            history = await world.advance(history, Action(text=draw_action(history, set(), rng)))
+            known, values, counts = [*known, history], [*values, rng.random()], [*counts, 0]
+        trunk, visits = history.actions, []
+        for done in range(VISITS):
+            seen = {history.actions for history in known}
+            bonus = [math.sqrt(2 * math.log(1 + done) / (1 + count)) for count in counts]
+            # All but the last.
+            at = max(range(len(known) - 1), key=lambda i: values[i] + bonus[i])
+            counts[at] += 1
+            action = draw_action(known[at], seen, rng)
+            visits.append(Visit(known[at].actions, action))
+            new = await world.advance(known[at], Action(text=action))
+            if new.stop_reason is None and len(new.steps) <= DEPTH + SPREAD:
+                known, values, counts = [*known, new], [*values, rng.random()], [*counts, 0]
+    return trunk, visits
+
+
+async def visit_with_world(task: Task, trunk: tuple[str, ...], visits: list[Visit]) -> list[float]:
+    """Return the seconds each visit takes in a world that has just come down the trunk."""
+    taken = []
+    with closing(LiveWorld(ScienceWorld, workers=True, environments=1)) as world:
+
+        async def follow(way: tuple[str, ...]) -> History:
+            history = await world.start(task)
+            for action in way:
+                history = await world.advance(history, Action(text=action))
+            return history
+
+        await follow(trunk)
+        for visit in visits:
+            # All of these are known: nothing is executed.
+            at = await follow(visit.way)
+            begin = time.perf_counter()
+            await world.advance(at, Action(text=visit.action))
+            taken.append(time.perf_counter() - begin)
+        print(f"  {world.statistics}")
+    return taken
+
+
+def visit_with_stock(task: Task, visits: list[Visit]) -> list[float]:
+    """Return the seconds that visits take by reset and replay."""
+    taken = []
+    stock = ScienceWorldEnv("", envStepLimit=1000)
+    stock.load(task.config["task"], task.config["variation"], "easy")
+    stock.reset()
+    for visit in visits[::TIMED_EVERY]:
+        begin = time.perf_counter()
+        stock.reset()
+        for action in (*visit.way, visit.action):
+            stock.step(action)
+        taken.append(time.perf_counter() - begin)
+    stock.close()
+    return taken
+
+
+def main() -> None:
+    ours: list[float] = []
+    theirs: list[float] = []
+    for text in TASKS:
+        task = scienceworld.parse_task(text)
+        task = task.model_copy(update={"config": {**task.config, "step_limit": 1000}})
+        trunk, visits = asyncio.run(draw_visits(task))
+        depths = [len(visit.way) for visit in visits]
+        states = len({visit.way for visit in visits})
+        print(f"{text}: {len(visits)} visits to {states} states at depths {min(depths)} to {max(depths)}", flush=True)
+        ours += asyncio.run(visit_with_world(task, trunk, visits))
+        theirs += visit_with_stock(task, visits)
+    for name, taken in (("LiveWorld", ours), ("reset and replay", theirs)):
+        print(f"{name:17} {1e3 * median(taken):7.1f} ms per visit (median), {1e3 * mean(taken):7.1f} ms (mean)")
+    print(f"ratio of medians {median(theirs) / median(ours):.1f}, of means {mean(theirs) / mean(ours):.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from armap.envs import scienceworld
+from armap.envs.play import play
+from armap.envs.scienceworld import ScienceWorld
+from armap.errors import ConfigError, EnvError
+from armap.protocols import ComparesObservations, Snapshots, StepResult
+from armap.types import Task
+
+RUNS, _, REMEDY = scienceworld.check()
+pytestmark = pytest.mark.skipif(not RUNS, reason=f"the ScienceWorld simulator cannot run here; type: {REMEDY}")
+
+GOLD = json.loads(Path(__file__).with_name("gold.json").read_text("utf-8"))
+"""Sixty solutions of tasks of the unseen split, by the simulator's own solver, all worth 100 points in its own Python
+wrapper; a semicolon stands between two actions."""
+
+ODD_ACTIONS = (
+    "",
+    " ",
+    "\0",
+    "\n",
+    "é" * 50,
+    "\ud800",
+    "行動",
+    "zzz",
+    "a" * 1_000_000,
+    "(" * 10_000,
+    "focus on",
+    "%s\\",
+)
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[ScienceWorld]:
+    environment = ScienceWorld()
+    yield environment
+    environment.close()
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[ScienceWorld]:
+    """Has a Java process of its own, and lists actions."""
+    environment = ScienceWorld(list_actions=True)
+    yield environment
+    environment.close()
+
+
+def task(text: str, **config: int | str) -> Task:
+    task = scienceworld.parse_task(text)
+    return task.model_copy(update={"config": {**task.config, **config}})
+
+
+def walk(environment: ScienceWorld, start: Task, rng: Random, steps: int) -> list[str]:
+    """Do valid actions drawn at random, verb first, and return them."""
+    observation = environment.reset(start)
+    actions: list[str] = []
+    while observation.actions and len(actions) < steps:
+        listed = [action for action in observation.actions if not action.startswith("focus")]
+        verb = rng.choice(sorted({action.split()[0] for action in listed}))
+        actions.append(rng.choice([action for action in listed if action.split()[0] == verb]))
+        observation = environment.step(actions[-1]).observation
+    return actions
+
+
+def texts(results: list[StepResult]) -> list[tuple[str, float, bool, bool]]:
+    return [(result.observation.text, *result[1:4]) for result in results]
+
+
+@pytest.mark.parametrize("name", GOLD)
+def test_the_solutions_of_the_simulator_are_paid_in_full(environment, name):
+    environment.reset(task(name, step_limit=1000))
+    paid = 0.0
+    for action in GOLD[name].split("; "):
+        result = environment.step(action)
+        assert result.env_reward >= 0
+        paid += result.env_reward
+        if result.terminated:
+            break
+    assert paid == 1
+    assert result.terminated
+
+
+def test_the_examples_are_what_the_simulator_says(environment):
+    for example in environment.examples:
+        assert play(environment, example.task, example.actions) == example
+
+
+@pytest.mark.parametrize("name", ["chemistry-mix-paint-tertiary-color 30", "grow-fruit 93", "test-conductivity 679"])
+def test_equal_actions_give_equal_texts_in_every_process_whether_actions_are_listed_or_not(environment, other, name):
+    start = task(name, step_limit=1000)
+    actions = walk(other, start, Random(0), 15)
+    environment.reset(task("boil 0"))
+    runs = []
+    for one in (environment, environment, other):
+        begin = one.reset(start).text
+        runs.append((begin, texts([one.step(action) for action in actions])))
+    assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_saved_state_goes_on_as_if_it_had_not_been_left(environment, other, seed):
+    assert isinstance(environment, Snapshots)
+    rng = Random(seed)
+    name = rng.choice(sorted(scienceworld.families()))
+    start = task(f"{name} {rng.randrange(scienceworld.families()[name].variations)}", step_limit=13)
+    actions = walk(other, start, rng, 12)
+    middle = rng.randrange(len(actions))
+    environment.reset(start)
+    for action in actions[:middle]:
+        environment.step(action)
+    saved = pickle.dumps(environment.snapshot())
+    later = actions[middle:]
+    went_on = texts([environment.step(action) for action in later])
+    environment.reset(task("power-component 0", simplification=""))
+    for one in (environment, environment, other):
+        one.restore(pickle.loads(saved))
+        assert texts([one.step(action) for action in later]) == went_on
+        # A step more than the walk ends the episode, so the steps before the state was saved are counted.
+        last = one.step("look around")
+        assert last.truncated
+        assert last.metrics == {"steps": 13}
+
+
+def test_the_meanings_of_an_ambiguous_action_are_asked_for_and_survive_a_saved_state(environment, other):
+    other.reset(task("find-animal 225"))
+    other.step("teleport to kitchen")
+    asked = other.step("open drawer")
+    assert asked.observation.text.startswith("Ambiguous request")
+    assert asked.observation.actions == tuple(map(str, range(len(asked.observation.actions))))
+    saved = other.snapshot()
+    answered = [other.step("1"), other.step("look around")]
+    environment.restore(saved)
+    assert texts([environment.step("1"), environment.step("look around")]) == texts(answered)
+
+
+def test_listed_actions_are_different_and_all_understood(environment, other):
+    for name in ("boil 21", "power-component 18"):
+        listed = other.reset(task(name)).actions
+        assert listed is not None
+        assert len(set(listed)) == len(listed) <= 300
+        environment.reset(task(name))
+        start = environment.snapshot()
+        for action in Random(0).sample(listed, 20):
+            environment.restore(start)
+            assert environment.step(action).observation.text != "No known action matches that input."
+
+
+def test_what_is_not_understood_is_said_changes_nothing_and_costs_a_step(environment):
+    start = task("boil 21", step_limit=len(ODD_ACTIONS) + 1)
+    environment.reset(start)
+    before = environment.step("look around").observation
+    environment.reset(start)
+    for action in ODD_ACTIONS:
+        result = environment.step(action)
+        assert result.observation.text == "No known action matches that input."
+        assert result[1:] == (0, False, False, {})
+    last = environment.step("look around")
+    assert last.observation == before
+    assert last.truncated
+
+
+@pytest.mark.parametrize("question", ["help", "objects", "task", " TASK "])
+def test_the_questions_of_the_simulator_are_answered(environment, question):
+    environment.reset(task("boil 21"))
+    result = environment.step(question)
+    assert result.observation.text.startswith(("Possible actions", "Possible object", "Task description"))
+    assert not result.terminated
+
+
+def test_a_wrong_focus_ends_the_episode_and_takes_nothing_back(environment):
+    environment.reset(task("find-living-thing 0"))
+    first = environment.step("teleport to outside")
+    assert first.env_reward > 0
+    wrong = environment.step("focus on axe")
+    assert (wrong.env_reward, wrong.terminated, wrong.truncated, wrong.metrics) == (0, True, False, {"steps": 2})
+    with pytest.raises(EnvError, match="reset"):
+        environment.step("look around")
+    with pytest.raises(EnvError, match="reset"):
+        environment.snapshot()
+
+
+def test_old_names_and_numbers_start_the_same_task(environment):
+    names = ("lifespan-longest-lived", "task-6-lifespan-(longest-lived)", "7-1")
+    starts = {environment.reset(task("lifespan-longest-lived 96", task=name)).text for name in names}
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "config.task"),
+        ({"task": "cook", "variation": 1}, "no such family"),
+        ({"task": "boil", "variation": 30}, "0 to 29"),
+        ({"task": "boil", "variation": "1"}, "config.variation"),
+        ({"task": "boil", "variation": 1, "simplification": "easier"}, "openDoors"),
+        ({"task": "boil", "variation": 1, "step_limit": 0}, "config.step_limit"),
+        ({"task": "boil", "variation": 1, "extra": 0}, "config.extra"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_in_words(environment, config, said):
+    with pytest.raises(EnvError, match=said):
+        environment.reset(Task(id="odd", env="scienceworld", instruction="?", config=config))
+
+
+def test_the_order_in_which_things_are_listed_is_not_compared(environment):
+    assert isinstance(environment, ComparesObservations)
+    seen = environment.reset(task("boil 21"))
+    head, *things, tail = seen.text.split("\n\t")
+    turned = seen.model_copy(update={"text": "\n\t".join((head, *reversed(things), tail))})
+    assert environment.same_observation(seen, turned)
+    assert not environment.same_observation(seen, seen.model_copy(update={"text": seen.text.replace("air", "steam")}))
+
+
+def processes(parent: int) -> set[int]:
+    """Return the Java processes that a process has, or had, as its children and that still run."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,comm="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 3) for line in listed.stdout.splitlines()]
+    return {int(pid) for pid, of, state, name in rows if int(of) == parent and state[0] != "Z" and "java" in name}
+
+
+def running(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def test_a_simulator_that_dies_is_an_error_and_the_next_reset_starts_another():
+    environment = ScienceWorld()
+    before = processes(os.getpid())
+    begin = environment.reset(task("boil 21"))
+    (java,) = processes(os.getpid()) - before
+    os.kill(java, signal.SIGKILL)
+    with pytest.raises(EnvError, match="broke"):
+        environment.step("look around")
+    assert environment.reset(task("boil 21")) == begin
+    environment.close()
+    assert processes(os.getpid()) == before
+
+
+@pytest.mark.parametrize("ending", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def test_java_ends_with_the_process_that_started_it(ending):
+    script = f"""
+import subprocess
+from armap.envs import scienceworld
+environment = scienceworld.ScienceWorld()
+environment.reset(scienceworld.parse_task("boil 21"))
+print(environment._simulator._process.pid, flush=True)
+{ending}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    java = int(done.stdout)
+    for _ in range(200):
+        if not running(java):
+            return
+        time.sleep(0.05)
+    pytest.fail("Java still runs")
+
+
+def test_java_that_is_missing_is_said_with_what_to_type(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    fine, _, remedy = scienceworld.check()
+    assert not fine
+    assert "install" in remedy
+    with pytest.raises(ConfigError, match="Java 17 or newer.*; type: .*install"):
+        ScienceWorld().reset(task("boil 21"))
+
+
+def test_java_that_is_too_old_is_said_with_what_to_type(monkeypatch, tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_292\"' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    fine, _, remedy = scienceworld.check()
+    assert not fine
+    assert "install" in remedy
