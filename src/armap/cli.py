@@ -128,6 +128,7 @@ class _Demo(NamedTuple):
 
 _DEMOS = {
     "game24": _Demo(evaluation="1-100", tasks=32, n=30, collect_tasks=20, samples=8),
+    "webshop": _Demo(evaluation="test", tasks=12, n=10, collect_tasks=24, samples=6),
     "toy": _Demo(evaluation="40", tasks=32, n=10, collect_tasks=20, samples=8),
 }
 

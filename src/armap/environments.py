@@ -139,7 +139,7 @@ def _webshop(wanted: Wanted) -> EnvironmentEntry:
     if wanted.images is not None:
         require_shop_extra()
     catalogue = open_catalogue(wanted.data)
-    make = partial(webshop.WebShop, catalogue, images=wanted.images)
+    make = partial(webshop.WebShop, catalogue, suggest=wanted.choose, images=wanted.images)
     shop = make()
     return EnvironmentEntry(
         make=make,

@@ -3,7 +3,7 @@
     import armap.gymnasium_ids
     environment = gymnasium.make("armap/Game24-v0")
 
-Each plays its evaluation tasks, one drawn by the seed at every reset. What an environment needs is looked for when it is
+Each plays its evaluation tasks, one drawn by the seed at every reset. What it needs is looked for when it is
 made.
 """
 

@@ -133,9 +133,10 @@ def test_a_saved_state_goes_on_as_if_it_had_not_been_left(environment, other, se
 
 
 def test_the_meanings_of_an_ambiguous_action_are_asked_for_and_survive_a_saved_state(environment, other):
-    other.reset(task("find-animal 225"))
-    other.step("teleport to kitchen")
-    asked = other.step("open drawer")
+    name, solution = next((name, text.split("; ")) for name, text in GOLD.items() if "; 0;" in text)
+    other.reset(task(name))
+    for action in solution[: solution.index("0")]:
+        asked = other.step(action)
     assert asked.observation.text.startswith("Ambiguous request")
     assert asked.observation.actions == tuple(map(str, range(len(asked.observation.actions))))
     saved = other.snapshot()
@@ -272,7 +273,7 @@ def test_java_that_is_missing_is_said_with_what_to_type(monkeypatch, tmp_path):
     fine, _, remedy = scienceworld.check()
     assert not fine
     assert "install" in remedy
-    with pytest.raises(ConfigError, match="Java 17 or newer.*; type: .*install"):
+    with pytest.raises(ConfigError, match=r"Java 17 or newer.*; type: .*install"):
         ScienceWorld().reset(task("boil 21"))
 
 

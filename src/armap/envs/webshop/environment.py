@@ -17,6 +17,7 @@ from armap.envs.webshop.index import Catalogue, open_embedded, open_or_build
 from armap.envs.webshop.pages import Page, as_rich_text, as_text, clickables
 from armap.envs.webshop.reward import reward
 from armap.envs.webshop.session import Session, Shop, read_action
+from armap.envs.webshop.suggestions import suggested_searches
 from armap.envs.webshop.tagger import NounTagger, default_tagger
 from armap.envs.webshop.tasks import order_of, task_of, tasks
 from armap.errors import EnvError
@@ -68,6 +69,8 @@ class WebShop:
         observation: how pages are shown.
         faithful: keep the quirks of the original's reward and its hidden words for searching.
         tagger: finds nouns for the reward; `default_tagger` if None.
+        suggest: on the page with the search bar, list a few searches made of words of the instruction, so that an
+            agent can choose there too.
         images: where pictures of the pages go; no observation has one if None.
         painter: makes the picture of a page, as the bytes of a PNG file; `painting.paint` if None.
 
@@ -88,12 +91,14 @@ class WebShop:
         observation: ObservationKind = "text",
         faithful: bool = True,
         tagger: NounTagger | None = None,
+        suggest: bool = False,
         images: ImageFolder | None = None,
         painter: Callable[[Page], bytes] | None = None,
     ) -> None:
         self.catalogue = catalogue if isinstance(catalogue, Catalogue) else opened(catalogue)
         self.faithful = faithful
         self.tagger = tagger or default_tagger()
+        self._suggest = suggest
         self._observation = observation
         self._text = _text_of(observation)
         self._images = images
@@ -105,7 +110,10 @@ class WebShop:
     def build(self) -> str:
         """What decides the behaviour, in a few words: equal builds answer equal actions equally."""
         quirks = "faithful" if self.faithful else "without quirks"
-        return f"webshop {self.catalogue.fingerprint}, {self._observation}, {quirks}, nouns by {self.tagger.name}"
+        listed = ", searches suggested" if self._suggest else ""
+        return (
+            f"webshop {self.catalogue.fingerprint}, {self._observation}, {quirks}, nouns by {self.tagger.name}{listed}"
+        )
 
     @cached_property
     def examples(self) -> tuple[Trajectory, ...]:
@@ -191,6 +199,8 @@ class WebShop:
     def _observe(self, episode: _Episode, said: str = "") -> Observation:
         page = self._shop.page(episode.session)
         actions = None if episode.over else legal_actions(page)
+        if page.kind == "search" and self._suggest and not episode.over:
+            actions = tuple(f"search[{words}]" for words in suggested_searches(page.instruction)) or None
         image = self._images.add(self._painter(page)) if self._images and self._painter else None
         return Observation(text=said + self._text(page), actions=actions, image=image)
 

@@ -5,11 +5,11 @@ It is built once, opens in a moment whatever its size, and can be opened by any 
 
 from __future__ import annotations
 
-import mmap
 import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import file_digest, sha256
@@ -17,7 +17,7 @@ from importlib import resources
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
-from typing import Generic, NamedTuple, TypeVar, get_args, overload
+from typing import NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from armap.envs.webshop.catalogue import generate
 from armap.envs.webshop.goals import Goal, GoalKind, human_goals, official_order, synthetic_goals
 from armap.envs.webshop.indexing import SearchIndexWriter
 from armap.envs.webshop.products import Product, read_products
-from armap.envs.webshop.search import SearchIndex, opened
+from armap.envs.webshop.search import MappedFile, SearchIndex, opened
 from armap.errors import ConfigError, DataError
 from armap.seeds import rng_for
 from armap.types import Record
@@ -37,6 +37,7 @@ FORMAT = 1
 
 _MANIFEST = "catalogue.json"
 _REMEMBERED_PRODUCTS = 256
+_MAPPED_AROUND_BYTES = 1 << 16
 
 _T = TypeVar("_T")
 
@@ -56,7 +57,7 @@ class _Manifest(Record):
     """Bytes by name of the file, of all files but this one."""
 
 
-class _Rows(Sequence[_T], Generic[_T]):
+class _Rows(Sequence[_T]):
     """A sequence whose elements are made when they are asked for."""
 
     def __init__(self, size: int, at: Callable[[int], _T]) -> None:
@@ -91,8 +92,7 @@ class Catalogue:
         self._ids: NDArray[np.bytes_] = opened(folder / "ids.npy")
         self._by_id: NDArray[np.int32] = opened(folder / "by_id.npy")
         self._ends: NDArray[np.int64] = opened(folder / "product_ends.npy")
-        with (folder / "products.jsonl").open("rb") as file:
-            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._lines = MappedFile(folder / "products.jsonl")
         self._goals: dict[GoalKind, NDArray[np.int32]] = {
             kind: opened(folder / f"goals_{kind}.npy") for kind in get_args(GoalKind)
         }
@@ -153,10 +153,10 @@ class Catalogue:
         return next(islice(_goals(kind, product, self.seed), number, None))
 
     def _id(self, number: int) -> str:
-        return bytes(self._ids[number]).decode()
+        return bytes(self._ids[number]).decode("utf-8", "surrogatepass")
 
     def _number(self, product_id: str) -> int | None:
-        wanted = product_id.encode()
+        wanted = product_id.encode("utf-8", "surrogatepass")
         place = bisect_left(self._by_id, wanted, key=lambda number: bytes(self._ids[number]))
         if place < len(self) and self._ids[self._by_id[place]] == wanted:
             return int(self._by_id[place])
@@ -164,7 +164,10 @@ class Catalogue:
 
     def _read_product(self, number: int) -> Product:
         start = int(self._ends[number - 1]) if number else 0
-        return Product.from_json(self._lines[start : int(self._ends[number])])
+        end = int(self._ends[number])
+        # The system maps what lies around along with it.
+        self._lines.note_use(end - start + _MAPPED_AROUND_BYTES)
+        return Product.from_json(self._lines.content[start:end])
 
 
 def _manifest(folder: Path) -> _Manifest:
@@ -206,20 +209,20 @@ def build(folder: Path, products: Iterable[Product], *, seed: int = 0) -> None:
         seed: decides the price limits of the goals.
 
     Raises:
-        ConfigError: the folder exists.
+        ConfigError: the folder exists, or cannot be written.
         DataError: there are no products, or two have one id.
     """
     if folder.exists():
         raise ConfigError(f"{folder} exists already; name a folder that does not, or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-        whole = Path(unfinished) / "whole"
-        whole.mkdir()
-        _write(whole, products, seed)
-        try:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+            whole = Path(unfinished) / "whole"
+            whole.mkdir()
+            _write(whole, products, seed)
             whole.rename(folder)
-        except OSError as error:
-            raise ConfigError(f"{folder} could not be put in place: {error.strerror}") from error
+    except OSError as error:
+        raise ConfigError(f"{folder} could not be written: {error}") from error
 
 
 def _write(folder: Path, products: Iterable[Product], seed: int) -> None:
@@ -236,7 +239,7 @@ def _write(folder: Path, products: Iterable[Product], seed: int) -> None:
             ends.append(file.tell())
             for kind, rows in goals.items():
                 rows.add(len(ids), sum(1 for _ in _goals(kind, product, seed)))
-            ids.append(product.id.encode())
+            ids.append(product.id.encode("utf-8", "surrogatepass"))
             writer.add(searched_text(product))
     _write_ids(folder, ids)
     writer.finish()
@@ -276,7 +279,9 @@ def _write_ids(folder: Path, ids: list[bytes]) -> None:
     by_id = sorted(range(len(ids)), key=ids.__getitem__)
     for a, b in pairwise(by_id):
         if ids[a] == ids[b]:
-            raise DataError(f"two products have the id {ids[a].decode()!r}: numbers {a} and {b}, counted from 0")
+            raise DataError(
+                f"two products have the id {ids[a].decode('utf-8', 'replace')!r}: numbers {a} and {b}, counted from 0"
+            )
     ranks = np.empty(len(ids), np.int32)
     ranks[by_id] = np.arange(len(ids))
     np.save(folder / "ids.npy", np.array(ids))
@@ -379,8 +384,10 @@ def _content(file: Path) -> str:
         return known.read_text("utf-8")
     with file.open("rb") as stream:
         digest = file_digest(stream, "sha256").hexdigest()
-    known.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", dir=known.parent, delete=False) as unfinished:
-        unfinished.write(digest)
-    Path(unfinished.name).rename(known)
+    # Where nothing can be remembered, it only takes longer the next time.
+    with suppress(OSError):
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=known.parent, delete=False) as unfinished:
+            unfinished.write(digest)
+        Path(unfinished.name).rename(known)
     return digest

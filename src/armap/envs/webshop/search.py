@@ -9,6 +9,7 @@ Source: Lucene 9.5, `BM25Similarity` and `SmallFloat`; the two parameters are Py
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -27,6 +28,7 @@ B = 0.4
 
 _SLACK = 1e-6
 """Relative distance from the threshold at which a document is still kept; scores are compared in single precision."""
+_MAPPED_BYTES = 1 << 26
 Documents = NDArray[np.int32]
 """Numbers of documents."""
 
@@ -55,6 +57,39 @@ def score(weight: np.float32, values: NDArray[np.float32]) -> NDArray[np.float32
 def array_path(folder: Path, name: str) -> Path:
     """Return the file of one of the arrays of an index."""
     return folder / f"search_{name}.npy"
+
+
+class MappedFile:
+    """A file that is read as if it were in memory, of which only a part stays there.
+
+    The system keeps what was read of a file as long as it has memory to spare. That is welcome, but counts as memory of
+    this process while it is mapped here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._used_bytes = 0
+
+    def note_use(self, used_bytes: int) -> None:
+        """Say how much was read, so that the mapping can be given back when it was much; to read on is no mistake."""
+        self._used_bytes += used_bytes
+        if self._used_bytes > _MAPPED_BYTES:
+            self.content.madvise(mmap.MADV_DONTNEED)
+            self._used_bytes = 0
+
+
+class _MappedArray:
+    """A numpy file of one dimension as a `MappedFile`."""
+
+    def __init__(self, path: Path) -> None:
+        header = np.load(path, mmap_mode="r")
+        self._file = MappedFile(path)
+        self._elements = np.frombuffer(self._file.content, header.dtype, offset=header.offset)
+
+    def part(self, start: int, end: int) -> NDArray[Any]:
+        self._file.note_use((end - start) * self._elements.itemsize)
+        return self._elements[start:end]
 
 
 def opened(path: Path) -> NDArray[Any]:
@@ -90,8 +125,8 @@ class SearchIndex:
         self._ends: NDArray[np.int64] = opened(array_path(folder, "ends"))
         self._idfs: NDArray[np.float32] = opened(array_path(folder, "idfs"))
         self._best: Documents = opened(array_path(folder, "best"))
-        self._documents: Documents = opened(array_path(folder, "documents"))
-        self._kinds: Documents = opened(array_path(folder, "kinds"))
+        self._documents = _MappedArray(array_path(folder, "documents"))
+        self._kinds = _MappedArray(array_path(folder, "kinds"))
         self._values: NDArray[np.float32] = np.array(opened(array_path(folder, "values")))
 
     def search(self, words: str, *, k: int) -> list[int]:
@@ -139,8 +174,8 @@ class SearchIndex:
         Returns:
             All documents that have the term.
         """
-        documents = self._documents[term.start : term.end]
-        kinds = self._kinds[term.start : term.end]
+        documents: Documents = self._documents.part(term.start, term.end)
+        kinds = self._kinds.part(term.start, term.end)
         if found is None or len(found) * 16 > len(documents):
             if len(kinds) < len(self._values):
                 scores[documents] += score(term.weight, self._values[kinds])
