@@ -128,7 +128,7 @@ class _Demo(NamedTuple):
 
 _DEMOS = {
     "game24": _Demo(evaluation="1-100", tasks=32, n=30, collect_tasks=20, samples=8),
-    "webshop": _Demo(evaluation="test", tasks=12, n=10, collect_tasks=24, samples=6),
+    "webshop": _Demo(evaluation="test", tasks=10, n=8, collect_tasks=20, samples=6),
     "toy": _Demo(evaluation="40", tasks=32, n=10, collect_tasks=20, samples=8),
 }
 
@@ -183,7 +183,7 @@ def collect(
     strict: Strict = False,
     recall_chars: Annotated[
         int, typer.Option(min=0, help="Characters of each observation but the last that the model is shown.")
-    ] = 400,
+    ] = 200,
     data: Data = None,
     images: Annotated[
         bool, typer.Option("--images", help="Keep a picture of every observation, where the environment draws them.")

@@ -73,7 +73,7 @@ class AgentSettings(Record):
     """Let the model choose among the legal actions where they are listed."""
     strict: bool = False
     """Accept nothing but `Action: ...` from a model that writes freely."""
-    recall_chars: int = Field(default=400, ge=0)
+    recall_chars: int = Field(default=200, ge=0)
     """Characters of each observation but the last that the model is shown."""
     data: str | None = None
     """Folder of data of the user's own for the environment."""

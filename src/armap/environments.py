@@ -136,15 +136,22 @@ def require_shop_extra() -> None:
 def _webshop(wanted: Wanted) -> EnvironmentEntry:
     from armap.envs import webshop
 
+    catalogue = open_catalogue(wanted.data)
+    shop = webshop.WebShop(catalogue, suggest=wanted.choose)
+    make: Callable[[], Environment] = partial(webshop.WebShop, catalogue, suggest=wanted.choose)
+    inline, pictures = True, "no pictures"
     if wanted.images is not None:
         require_shop_extra()
-    catalogue = open_catalogue(wanted.data)
-    make = partial(webshop.WebShop, catalogue, suggest=wanted.choose, images=wanted.images)
-    shop = make()
+        inline, pictures = not _has_browser(), "screenshots" if _has_browser() else "paintings"
+        make = partial(webshop.WebShop, catalogue, suggest=wanted.choose, images=wanted.images)
+        if not inline:
+            from armap.envs.webshop.screenshots import PhotographedWebShop
+
+            make = partial(PhotographedWebShop, catalogue, suggest=wanted.choose, images=wanted.images)
     return EnvironmentEntry(
         make=make,
-        inline=webshop.WebShop.inline,
-        build=shop.build,
+        inline=inline,
+        build=f"{shop.build}, {pictures}",
         rules=shop.rules,
         examples=shop.examples,
         training_tasks=lambda exclude: webshop.training_tasks(catalogue, exclude=exclude),
@@ -152,6 +159,14 @@ def _webshop(wanted: Wanted) -> EnvironmentEntry:
         default_evaluation="test",
         parse_task=partial(webshop.parse_task, catalogue),
     )
+
+
+def _has_browser() -> bool:
+    try:
+        find_browser()
+    except ConfigError:
+        return False
+    return True
 
 
 def _scienceworld(wanted: Wanted) -> EnvironmentEntry:

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armap.environments import environment_entry
 from armap.envs import game24, toy
+from armap.envs.check.supervise import check_environment, in_words
 from armap.envs.game24 import Game24
 from armap.envs.play import play
 from armap.envs.toy import Toy
-from armap.errors import EnvError
+from armap.errors import ConfigError, EnvError
 from armap.protocols import Environment, HindsightWriter
 from armap.types import Observation, Task, Trajectory
 
@@ -139,6 +141,19 @@ def test_two_trajectories_achieved_the_same_exactly_when_each_fulfils_the_task_o
     tasks = environment.hindsight_task(one), environment.hindsight_task(other)
     if tasks[0] is not None and tasks[1] is not None:
         assert (tasks[0] == tasks[1]) == (play(environment, tasks[0], other.actions).env_reward == 1)
+
+
+@pytest.mark.parametrize("name", ["game24", "webshop", "scienceworld", "toy"])
+def test_what_is_asked_of_environments_of_strangers_holds_for_ours(name):
+    try:
+        entry = environment_entry(name)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    tasks = entry.evaluation_tasks(entry.default_evaluation)[:3]
+    episodes = 2 if name == "scienceworld" else 5
+    checked = list(check_environment(entry.make, tasks, seed=0, episodes=episodes, max_steps=60, timeout_s=120.0))
+    assert len(checked) > 5
+    assert [in_words(one.finding) for one in checked if one.finding] == []
 
 
 @every_environment

@@ -265,7 +265,7 @@ def random_trajectory(shop: WebShop, task: Task, rng: Random) -> Trajectory:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_random_shopper_meets_the_contract(shop, training, rng):
     assert isinstance(shop, HindsightWriter)
     task = rng.choice(training)
@@ -286,7 +286,7 @@ def test_a_random_shopper_meets_the_contract(shop, training, rng):
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_two_shoppers_bought_the_same_exactly_when_their_hindsight_tasks_are_equal(shop, training, rng):
     task = rng.choice(training[:3])
     one, other = (random_trajectory(shop, task, rng) for _ in range(2))
@@ -298,7 +298,7 @@ def test_two_shoppers_bought_the_same_exactly_when_their_hindsight_tasks_are_equ
 
 
 @given(st.randoms(use_true_random=False), st.integers(0, 14))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_snapshot_leads_back_in_another_environment(shop, training, rng, at):
     assert isinstance(shop, Snapshots)
     task = rng.choice(training)

@@ -3,7 +3,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armap.envs.webshop.goals import (
@@ -76,6 +76,7 @@ def test_official_numbers_are_those_of_the_original():
 options = st.fixed_dictionaries({}, optional={group: st.sampled_from(values) for group, values in SOFA.options.items()})
 
 
+@settings(deadline=None)
 @given(options)
 def test_the_goal_of_a_purchase_asks_for_what_was_bought_whatever_the_order_of_choice(chosen):
     goal = goal_of_purchase(SOFA, chosen)

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armap.envs.webshop.goals import NO_PRICE_LIMIT_USD, Goal
@@ -120,6 +120,7 @@ def test_options_count_by_their_words(chosen, asked, faithfully, sensibly):
     assert paid(SOFA, chosen, goal(options=asked), faithful=False).options == sensibly
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(GOODS),
     st.sampled_from(GOODS),

@@ -1,5 +1,6 @@
 import os
 import signal
+from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -9,8 +10,11 @@ from PIL import Image
 
 from armap.browser import find_browser
 from armap.envs.webshop.pages import Page
-from armap.envs.webshop.screenshots import Screenshots
+from armap.envs.webshop.screenshots import PhotographedWebShop, Screenshots
+from armap.envs.webshop.session import Session, Shop
+from armap.envs.webshop.tasks import tasks
 from armap.errors import ConfigError, EnvError
+from armap.images import ImageFolder
 
 from .odd_pages import HOSTILE, KINDS
 from .small_shop import GOODS, SOFA
@@ -80,3 +84,13 @@ def test_a_browser_that_dies_is_an_error_and_the_next_picture_gets_another(scree
         screenshots.shoot(ITEM)
     assert screenshots.shoot(ITEM) == before
     assert not set(browsers_of_this_process()) & set(killed)
+
+
+def test_a_photographed_shop_shows_every_page_as_the_browser_does(screenshots, tmp_path):
+    images = ImageFolder(tmp_path / "images")
+    with closing(PhotographedWebShop(None, images=images, suggest=True)) as shop:
+        task = tasks(shop.catalogue, "train")[0]
+        observation = shop.reset(task)
+        page = Shop(shop.catalogue, faithful=True).page(Session(task.instruction, task.seed))
+        assert images.read(observation.image) == screenshots.shoot(page)
+        assert shop.step(observation.actions[0]).observation.image != observation.image

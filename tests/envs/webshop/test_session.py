@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armap.envs.webshop.index import Catalogue, build
@@ -131,6 +131,7 @@ def test_of_equal_values_the_last_group_has_it_and_buttons_come_first(tmp_path):
     assert shop.after(item, "click[b [x]]") is None
 
 
+@settings(deadline=None)
 @given(st.text("ab[]\n é"))
 def test_an_action_is_read_as_the_original_reads_it(text):
     match = re.match(r"(.+)\[(.+)\]", text)
@@ -142,6 +143,7 @@ def test_reading_takes_no_longer_for_a_hostile_text():
         assert read_action(text)[0] != "click"
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_can_be_clicked_leads_somewhere_and_nothing_changes_the_session_before(shop, data):
     session = START

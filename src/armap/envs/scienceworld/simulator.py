@@ -26,9 +26,9 @@ _INSTALL = "pip install 'armap[scienceworld]'"
 _JAVA = 17
 """Oldest version of Java that this is tested with."""
 _INSTALL_JAVA = "apt install default-jre-headless"
-_JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-Xss64m")
+_JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-Xss16m")
 """A heap that is enough for every task, where a JVM would take a quarter of the machine; a collector without threads
-of its own; and room for the deep recursion in which Java writes a state, of which only what is used is taken."""
+of its own; and far more room than was ever needed for the recursion in which Java writes a state."""
 
 _MAX_CHARS = 1000
 """Longest beginning of an action that is passed on; nothing the simulator understands is that long."""

@@ -88,6 +88,7 @@ class Catalogue:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._manifest = _manifest(folder)
         self._ids: NDArray[np.bytes_] = opened(folder / "ids.npy")
         self._by_id: NDArray[np.int32] = opened(folder / "by_id.npy")
@@ -98,6 +99,10 @@ class Catalogue:
         }
         self._search = SearchIndex(folder, opened(folder / "ranks.npy"))
         self._product = lru_cache(_REMEMBERED_PRODUCTS)(self._read_product)
+
+    def __reduce__(self) -> tuple[type[Catalogue], tuple[Path]]:
+        # Another process opens the same files.
+        return Catalogue, (self._folder.absolute(),)
 
     @property
     def name(self) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 from importlib import resources
+from pathlib import Path
+from typing import ClassVar
 
 from armap.browser import Browser, browser_trouble_as_env_error
+from armap.envs.webshop.environment import WebShop
 from armap.envs.webshop.html import SCREEN_HEIGHT_PX, SCREEN_WIDTH_PX, as_html
+from armap.envs.webshop.index import Catalogue
 from armap.envs.webshop.pages import Page
 from armap.envs.webshop.painting import drawn
 from armap.envs.webshop.products import Product
 from armap.errors import EnvError
+from armap.images import ImageFolder
 
 
 class Screenshots:
@@ -61,6 +66,27 @@ class Screenshots:
         with browser_trouble_as_env_error():
             browser.driver.get(file.as_uri())
         return base64.b64decode(browser.devtools("Page.captureScreenshot", format="png")["data"])
+
+
+class PhotographedWebShop(WebShop):
+    """A WebShop whose pictures are screenshots.
+
+    Args:
+        catalogue: see `WebShop`.
+        images: where the pictures go.
+        suggest: see `WebShop`.
+    """
+
+    inline: ClassVar[bool] = False
+    """A browser can hang."""
+
+    def __init__(self, catalogue: Catalogue | Path | None, *, images: ImageFolder, suggest: bool = False) -> None:
+        self._screenshots = Screenshots()
+        super().__init__(catalogue, suggest=suggest, images=images, painter=self._screenshots.shoot)
+
+    def close(self) -> None:
+        """Close the browser."""
+        self._screenshots.close()
 
 
 def _picture_address(product: Product, size_px: int, look: str | None) -> str:
