@@ -17,7 +17,7 @@ def environment() -> dict[str, str]:
 def armap(*args: object, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, and check how it ends."""
     command = [sys.executable, "-m", "armap.cli", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, **options)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, **options)
     assert done.returncode == code, f"{args} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done

@@ -18,7 +18,7 @@ class FitSettings(Record):
     learned to compare an outcome with an instruction from some 200 pairs; eight did not."""
     max_tokens: int = Field(default=512, gt=0)
     """Longest trajectory, in tokens. Of a longer one the earlier observations are shortened, never the instruction, the
-    actions or the end."""
+    actions or the final observation."""
     epochs: int = Field(default=1, gt=0)
     """Passes over the training pairs."""
     pairs_per_step: int = Field(default=4, gt=0)

@@ -12,34 +12,37 @@ wording is another; any fixed one serves a model that is trained with it."""
 
 
 _OBSERVATION_CHARS = (None, 1600, 800, 400, 200, 100, 50, 0)
-"""How much of an earlier observation is kept, tried in this order until a trajectory fits. Few and fixed steps, so that
-trajectories of one task that begin alike are mostly shortened alike."""
+"""How much of an observation is kept, tried in this order until a trajectory fits: of the earlier ones first, and then
+of the one before the last action too. Few and fixed steps, so that trajectories of one task that begin alike are mostly
+shortened alike."""
 
 
-def render(trajectory: Trajectory, *, observation_chars: int | None = None) -> str:
+def render(trajectory: Trajectory, *, earlier_chars: int | None = None, last_chars: int | None = None) -> str:
     """Return the task, every observation and action in order, and the closing question, one per line.
 
     Trajectories of one task that begin alike are rendered alike up to where they part.
 
     Args:
         trajectory: what is written out.
-        observation_chars: longest observation, in characters, but for the last two, which are whole; None for no limit.
+        earlier_chars: longest observation, in characters, but for the last two; None for no limit.
+        last_chars: longest observation before the last action; None for no limit. The final one is always whole.
     """
     lines = [f"Task: {trajectory.task.instruction}"]
-    for step in trajectory.steps[:-1]:
-        lines += [_cut(step.observation.text, observation_chars), _said(step.action)]
-    for step in trajectory.steps[-1:]:
-        lines += [step.observation.text, _said(step.action)]
+    for place, step in enumerate(trajectory.steps, 1):
+        chars = earlier_chars if place < len(trajectory.steps) else last_chars
+        lines += [_cut(step.observation.text, chars), _said(step.action)]
     return "\n".join([*lines, trajectory.final_observation.text, CLOSING_QUESTION])
 
 
 def renderings(trajectory: Trajectory) -> Iterator[str]:
     """Return the renderings of a trajectory, the whole one first and the shortest last.
 
-    The instruction, every action and the end are whole in all of them.
+    The instruction, every action and the final observation are whole in all of them.
     """
     for chars in _OBSERVATION_CHARS:
-        yield render(trajectory, observation_chars=chars)
+        yield render(trajectory, earlier_chars=chars)
+    for chars in _OBSERVATION_CHARS[1:]:
+        yield render(trajectory, earlier_chars=0, last_chars=chars)
 
 
 def _cut(text: str, chars: int | None) -> str:

@@ -205,7 +205,7 @@ class TransformerRewardModel:
                 self.shortened += attempt > 0
                 return ids
         raise RewardModelError(
-            f"a trajectory has {len(ids)} tokens even without its earlier observations, but {self.name} reads at most "
+            f"a trajectory has {len(ids)} tokens even without its observations, but {self.name} reads at most "
             f"{limit}; train a reward model with a higher --max-tokens"
         )
 

@@ -1,0 +1,122 @@
+"""Whole runs on every environment from the command line, with a model that draws among the legal actions at random."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from armap.environments import ENVIRONMENTS, environment_entry
+from armap.errors import ConfigError
+from armap.images import ImageFolder
+from armap.store import RunFolder
+from armap.types import Metrics, Trajectory
+
+from .runs import armap, environment, sentence
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+SCRIPTED = ("--model", "scripted", "--concurrency", 2)
+
+
+def require(env: str) -> None:
+    try:
+        environment_entry(env)
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def collected(run: Path) -> list[Trajectory]:
+    with RunFolder(run, writable=False) as folder:
+        return folder.read("trajectories", Trajectory)
+
+
+@pytest.mark.parametrize("env", ["scienceworld", "miniwob"])
+def test_trajectories_are_collected_in_a_world_that_runs_in_processes_of_its_own(env, tmp_path):
+    require(env)
+    run = tmp_path / "run"
+    evaluation = {"scienceworld": "unseen:0-9", "miniwob": "0-9"}[env]
+    armap("collect", "--env", env, *SCRIPTED, "--tasks", 1, "--samples", 2, "--evaluation", evaluation, "--run", run)
+    found = collected(run)
+    assert len(found) == 2
+    assert [trajectory.failure for trajectory in found] == [None] * 2
+    assert all(trajectory.task.env == env and trajectory.steps for trajectory in found)
+
+
+def test_the_whole_loop_runs_on_the_shop(tmp_path):
+    run = tmp_path / "run"
+    armap("collect", "--env", "webshop", *SCRIPTED, "--tasks", 6, "--samples", 8, "--run", run)
+    armap("synthesize", "--run", run)
+    armap("train", "--kind", "linear", "--heldout-share", 0.5, "--run", run)
+    armap("evaluate", "--n", 4, "--tasks", 3, "--run", run)
+    metrics = Metrics.model_validate_json((run / "metrics.json").read_bytes())
+    assert metrics.data.pairs
+    assert metrics.planners["best_of_n"].failed == 0
+
+
+def test_a_picture_of_every_page_is_kept_where_that_is_wanted(tmp_path):
+    pytest.importorskip("PIL", reason="the shop extra is not installed")
+    run = tmp_path / "run"
+    armap("collect", "--env", "webshop", *SCRIPTED, "--images", "--tasks", 1, "--samples", 2, "--run", run)
+    images = ImageFolder(run / "images")
+    for trajectory in collected(run):
+        assert trajectory.failure is None
+        observations = [*(step.observation for step in trajectory.steps), trajectory.final_observation]
+        assert all(images.read(observation.image) for observation in observations)
+
+
+def test_an_environment_of_ones_own_is_checked_and_goes_through_the_whole_loop(tmp_path):
+    shutil.copy(EXAMPLES / "own_environment.py", tmp_path)
+    said = armap("check-env", "own_environment:Jugs", cwd=tmp_path).stdout
+    assert said.splitlines()[-1] == "own_environment:Jugs: everything holds."
+    mine = ("--env", "own_environment:Jugs", *SCRIPTED, "--run", "run")
+    armap("collect", *mine, "--tasks", 20, "--samples", 8, cwd=tmp_path)
+    armap("synthesize", "--run", "run", cwd=tmp_path)
+    armap("train", "--kind", "linear", "--run", "run", cwd=tmp_path)
+    armap("evaluate", "--n", 8, "--tasks", 10, "--run", "run", cwd=tmp_path)
+    metrics = Metrics.model_validate_json((tmp_path / "run" / "metrics.json").read_bytes())
+    assert metrics.reward_model.pairwise_accuracy.mean > 0.5
+
+
+def test_what_is_wrong_with_an_environment_is_said_in_plain_words(tmp_path):
+    source = (EXAMPLES / "own_environment.py").read_text("utf-8")
+    broken = source.replace("self.litres = 0, 0\n", "pass\n").replace("def __init__(self) -> None:\n", "def __init__(self) -> None:\n        self.litres = 0, 0\n", 1)  # fmt: skip  # noqa: E501
+    (tmp_path / "forgetful.py").write_text(broken, "utf-8")
+    said = armap("check-env", "forgetful:Jugs", cwd=tmp_path, code=1).stdout
+    assert "WRONG" in said
+    assert "Expected:" in said
+    assert "Repair:" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--env", "game25"), "There is no environment 'game25'; choose from: " + ", ".join(ENVIRONMENTS)),
+        (("--env", "no_such_module:Class"), "There is no module 'no_such_module'"),
+        (("--env", "toy", "--images"), "toy draws no pictures; leave --images out"),
+        (("--env", "toy", "--data", "/"), "toy takes no data of your own; leave --data out"),
+        (("--env", "webshop", "--data", "/nowhere"), "/nowhere is no items_shuffle*.json"),
+        (("--env", "webshop", "--evaluation", "yesterday"), "'yesterday' selects no WebShop tasks"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_one_sentence(options, said, tmp_path):
+    done = armap("collect", *options, "--model", "scripted", "--run", tmp_path / "run", code=2)
+    assert sentence(done.stderr).startswith(said)
+
+
+def test_where_the_shop_s_own_data_are_to_be_had_is_explained():
+    assert "items_shuffle_1000.json" in armap("data", "webshop").stdout
+
+
+def test_the_shop_opens_to_people_and_closes_on_interruption(tmp_path):
+    pytest.importorskip("starlette", reason="the shop extra is not installed")
+    command = [sys.executable, "-m", "armap.cli", "shop", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as shop:
+        assert shop.stderr is not None
+        address = shop.stderr.readline().partition(" open at ")[2].partition(";")[0]
+        assert "WebShop" in httpx.get(address, trust_env=False).text
+        shop.send_signal(signal.SIGINT)
+        assert shop.wait(timeout=30) == 0
