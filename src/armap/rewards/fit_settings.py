@@ -17,8 +17,8 @@ class FitSettings(Record):
     """Layers of the backbone that are kept, from the bottom; None keeps all. Twelve of the embedded model's thirty
     learned to compare an outcome with an instruction from some 200 pairs; eight did not."""
     max_tokens: int = Field(default=512, gt=0)
-    """Longest trajectory, in tokens. Of a longer one the earlier observations are shortened, never the instruction, the
-    actions or the final observation."""
+    """Longest trajectory, in tokens. Of a longer one observations are shortened, the earlier ones first and the final
+    one last; the instruction and the actions are whole."""
     epochs: int = Field(default=1, gt=0)
     """Passes over the training pairs."""
     pairs_per_step: int = Field(default=4, gt=0)

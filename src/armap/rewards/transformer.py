@@ -193,7 +193,7 @@ class TransformerRewardModel:
         """Return a rendered trajectory as token ids, shortened if it is longer than the limit.
 
         Raises:
-            RewardModelError: it is too long however much is left out.
+            RewardModelError: it is too long whatever is left out.
         """
         config = self.network.config
         limit: int = getattr(config, "max_trajectory_tokens", config.max_position_embeddings)

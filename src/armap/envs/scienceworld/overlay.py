@@ -5,7 +5,8 @@ in which it lists objects, heats them and numbers the meanings of an ambiguous a
 The altered copies go before its jar on the class path:
 
 1. Its classes are marked `java.io.Serializable`, so that Java can write a whole state and read it again.
-2. An object hashes to its number within the loaded task, not to its address.
+2. An object hashes to its number within the loaded task, not to its address; and that number is the first thing of it
+   that is written and read, as objects contain each other in circles, and sets hash what they are read with.
 3. Mutable sets keep the order in which their elements came, also when they are written and read.
 
 No rule of the simulated world is touched: every order that results is one that it could have had before.
@@ -29,8 +30,8 @@ _SET_FACTORY = "scala/collection/mutable/Set$.class"
 """What makes a mutable set where the simulator asks for any."""
 
 _INTERFACE = 0x0200
-_PUBLIC = 0x0001
-_UTF8, _CLASS, _FIELD, _NAME_AND_TYPE = 1, 7, 9, 12
+_PUBLIC, _PRIVATE = 1, 2
+_UTF8, _CLASS, _FIELD, _METHOD, _NAME_AND_TYPE = 1, 7, 9, 10, 12
 _WIDE_CONSTANTS = {5, 6}
 _CONSTANT_BYTES = {
     3: 4, 4: 4, 5: 8, 6: 8, 7: 2, 8: 2, 9: 4, 10: 4, 11: 4, 12: 4, 15: 3, 16: 2, 17: 4, 18: 4, 19: 2, 20: 2,
@@ -51,7 +52,7 @@ def write_overlay(jar: Path, overlay: Path) -> None:
                 if not classfile.is_interface and classfile.superclass == b"java/lang/Object":
                     classfile.implement(b"java/io/Serializable")
                     if name == _OBJECT_CLASS:
-                        classfile.hash_to(_OBJECT_NUMBER)
+                        classfile.identify_by(_OBJECT_NUMBER)
                     new.writestr(name, classfile.to_bytes())
 
 
@@ -102,18 +103,32 @@ class _ClassFile:
         """Declare that the class implements an interface without methods."""
         self._interfaces.append(self._class(interface))
 
-    def hash_to(self, field: bytes) -> None:
-        """Add a method `hashCode` that returns a field of type long, cut to 32 bits."""
-        name_and_type = self._add(struct.pack(">BHH", _NAME_AND_TYPE, self._add(_utf8(field)), self._add(_utf8(b"J"))))
-        read = self._add(struct.pack(">BHH", _FIELD, self._this, name_and_type))
-        # Load `this`, get the field, make an int of the long, return it.
-        code = struct.pack(">BBHBB", 0x2A, 0xB4, read, 0x88, 0xAC)
-        # A stack of 2 words, 1 variable (this), no exceptions to catch, no attributes.
-        body = struct.pack(">HHI", 2, 1, len(code)) + code + struct.pack(">HH", 0, 0)
-        names = (self._add(_utf8(text)) for text in (b"hashCode", b"()I", b"Code"))
-        name, signature, kind = names
-        self._methods += struct.pack(">4HHI", _PUBLIC, name, signature, 1, kind, len(body)) + body
+    def identify_by(self, field: bytes) -> None:
+        """Let objects hash to a field of type long, cut to 32 bits, and write and read it before all others."""
+        number = self._member(_FIELD, self._this, field, b"J")
+        output, input_ = self._class(b"java/io/ObjectOutputStream"), self._class(b"java/io/ObjectInputStream")
+        write = self._member(_METHOD, output, b"writeLong", b"(J)V")
+        write_rest = self._member(_METHOD, output, b"defaultWriteObject", b"()V")
+        read = self._member(_METHOD, input_, b"readLong", b"()J")
+        read_rest = self._member(_METHOD, input_, b"defaultReadObject", b"()V")
+        this, stream, get, put, call, cut, give, end = 0x2A, 0x2B, 0xB4, 0xB5, 0xB6, 0x88, 0xAC, 0xB1
+        code = struct.pack(">BBHBB", this, get, number, cut, give)
+        self._add_method(_PUBLIC, b"hashCode", b"()I", code)
+        code = struct.pack(">BBBHBHBBHB", stream, this, get, number, call, write, stream, call, write_rest, end)
+        self._add_method(_PRIVATE, b"writeObject", b"(Ljava/io/ObjectOutputStream;)V", code)
+        code = struct.pack(">BBBHBHBBHB", this, stream, call, read, put, number, stream, call, read_rest, end)
+        self._add_method(_PRIVATE, b"readObject", b"(Ljava/io/ObjectInputStream;)V", code)
+
+    def _add_method(self, access: int, name: bytes, signature: bytes, code: bytes) -> None:
+        """Add a method of up to one argument that puts up to three words on the stack."""
+        body = struct.pack(">HHI", 3, 2, len(code)) + code + struct.pack(">HH", 0, 0)
+        names = [self._add(_utf8(text)) for text in (name, signature, b"Code")]
+        self._methods += struct.pack(">4HHI", access, *names[:2], 1, names[2], len(body)) + body
         self._method_count += 1
+
+    def _member(self, kind: int, of: int, name: bytes, signature: bytes) -> int:
+        names = self._add(_utf8(name)), self._add(_utf8(signature))
+        return self._add(struct.pack(">BHH", kind, of, self._add(struct.pack(">BHH", _NAME_AND_TYPE, *names))))
 
     def to_bytes(self) -> bytes:
         """Return the class as a file."""
