@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from armap.errors import EnvError, ReplayError
-from armap.protocols import Environment, StepResult
+from armap.protocols import Environment, Snapshots, StepResult
 from armap.types import Action, History, Observation, Step, Task
 
 _KEPT_HISTORIES = 100_000
@@ -41,6 +43,7 @@ class LiveWorld:
         self._histories: OrderedDict[_State, History] = OrderedDict()
         self._parked: OrderedDict[_State, Environment] = OrderedDict()
         self._executed: Counter[str] = Counter()
+        self._names: dict[_State, str] = {}
 
     async def start(self, task: Task) -> History:
         """Return the empty history of `task`; see `armap.protocols.World`."""
@@ -74,11 +77,17 @@ class LiveWorld:
                 metrics=dict(result.metrics),
             )
             self._keep(after, known, environment)
+            if isinstance(environment, Snapshots):
+                self._names[after] = hashlib.sha256(pickle.dumps(environment.snapshot())).hexdigest()
         if known.steps[-1].action != action or known.steps[:-1] != history.steps:
             # The same actions with other thoughts: what the world said holds, what the agent thought is its own.
             step = Step(observation=history.observation, action=action, env_reward=known.steps[-1].env_reward)
             known = known.model_copy(update={"steps": (*history.steps, step)})
         return known
+
+    def state_of(self, history: History) -> str | None:
+        """Return a name of the state; see `armap.protocols.World`."""
+        return self._names.get(_State(history.task.model_dump_json(), history.actions))
 
     def executed_steps(self, task: Task) -> int:
         """Return how many steps were really executed for `task` until now, replays included."""
