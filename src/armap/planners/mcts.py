@@ -84,7 +84,7 @@ class MCTS(Record):
         await tree.grow()
         if not search.candidates:
             await tree.finish()
-        return await search.best(tree.record())
+        return await search.best(tree=tree.record())
 
 
 @dataclass(slots=True, eq=False)
@@ -176,6 +176,7 @@ class _Tree:
             await self._learn(wave)
             left -= sum(one.first_new is not None for one in wave)
             if not moved and not any(one.node.closed for one in wave):
+                # The budget is spent.
                 return
 
     async def finish(self) -> None:
@@ -364,6 +365,7 @@ class _Tree:
 
     def _back_up(self, one: _Simulation, value: float | None) -> None:
         """Enter along its way what a simulation came to, and close what has been tried to the end."""
+        one.node.closed |= one.node.complete and all(edge.closed for edge in one.node.edges)
         for place in reversed(range(len(one.way))):
             edge = one.way[place]
             node = edge.parent
@@ -380,8 +382,6 @@ class _Tree:
             edge.total += value
             edge.best = max(edge.best, value)
             node.visits += 1
-        if not one.way and one.node.complete:
-            one.node.closed = all(edge.closed for edge in one.node.edges)
 
     def record(self) -> SearchTree:
         """Return the tree as a record, parents before children; what was proposed and never tried is left out."""

@@ -137,10 +137,11 @@ class Search:
         whole = bool(self.candidates) and self.candidates[0].trajectory.failure is None
         return self._result(0 if whole else None, None)
 
-    async def best(self, tree: SearchTree | None = None) -> SearchResult:
-        """Return what was found, with the highest score as the answer, the first of equals.
+    async def best(self, *, answer: int | None = None, tree: SearchTree | None = None) -> SearchResult:
+        """Return what was found.
 
         Args:
+            answer: place of the candidate to return; the one with the highest score, the first of equals, if None.
             tree: the tree that was grown.
         """
         if self._unfinished and all(candidate.trajectory.failure for candidate in self.candidates):
@@ -148,7 +149,9 @@ class Search:
             (score,) = await self.score([self._unfinished])
             self.keep(self._unfinished, score)
         scores = {i: candidate.score for i, candidate in enumerate(self.candidates) if candidate.score is not None}
-        return self._result(max(scores, key=lambda i: (scores[i], -i), default=None), tree)
+        if answer is None:
+            answer = max(scores, key=lambda i: (scores[i], -i), default=None)
+        return self._result(answer, tree)
 
     def _result(self, answer: int | None, tree: SearchTree | None) -> SearchResult:
         failures = (candidate.trajectory.failure for candidate in self.candidates)
