@@ -349,7 +349,7 @@ class SearchTree(Record):
         columns = (self.parents, self.actions, self.priors, self.visits, self.values, self.scores)
         if len({len(column) for column in columns}) != 1:
             raise ValueError("all columns of a search tree must be equally long")
-        if any(not -1 <= parent < max(node, 1) for node, parent in enumerate(self.parents)):
+        if any(not min(node, 1) - 1 <= parent < node for node, parent in enumerate(self.parents)):
             raise ValueError("a node of a search tree must stand behind its parent")
         return self
 

@@ -207,15 +207,16 @@ class _Tree:
                 acting.append(one)
             elif not one.over:
                 asking[one.node] = None
-        if asking and not await self._ask(list(asking)):
-            for one in wave:
-                one.over |= one.node in asking and one not in acting
+        asked = await self._ask(list(asking))
+        for one in wave:
+            # What may not be asked for any more cannot be gone on from.
+            one.over |= one.node in asking and one.node not in asked and one not in acting
         states = await asyncio.gather(
             *(advance(one.node.history, one.way[-1].action, self._search.world) for one in acting)
         )
         for one, state in zip(acting, states, strict=True):
             self._enter(one, state)
-        return bool(asking or acting)
+        return bool(asked or acting)
 
     def _descend(self, one: _Simulation) -> bool:
         """Go down through what is known. True: to an action to execute. Otherwise to a state to ask about, or over."""
@@ -276,8 +277,8 @@ class _Tree:
 
     # There
 
-    async def _ask(self, nodes: list[_Node]) -> bool:
-        """Let the policy propose actions at states; False if the budget is spent."""
+    async def _ask(self, nodes: list[_Node]) -> list[_Node]:
+        """Let the policy propose actions at states; return those at which the budget allowed it."""
         # In the order of their beginnings, so that a server finds what it computed for the neighbour.
         nodes.sort(key=lambda node: said(node.history))
         allowed = [node for node in nodes if self._search.may_ask()]
@@ -294,7 +295,7 @@ class _Tree:
                 node.drawn[action.text] += 1
             legal = node.history.observation.actions
             node.complete = len(node.edges) == known or (legal is not None and len(node.edges) >= len(legal))
-        return len(allowed) == len(nodes)
+        return allowed
 
     async def _propose(self, node: _Node) -> list[Action] | FailedRollout:
         rng = rng_for(self._search.seed, "propose", node.requests, *said(node.history))
