@@ -184,6 +184,15 @@ class RewardModel(Protocol):
         ...
 
 
+@runtime_checkable
+class CalibratedRewardModel(RewardModel, Protocol):
+    """A reward model that knows what its scores mean."""
+
+    def probability(self, score: float) -> float:
+        """Return how likely a trajectory with this score does what its task asks for, from 0 to 1; rises with it."""
+        ...
+
+
 class World(Protocol):
     """What a planner sees of an environment: histories, which are values, and how they go on."""
 

@@ -228,6 +228,17 @@ class HeldoutScore(Record):
     """Score of the rejected one."""
 
 
+class Calibration(Record):
+    """What the scores of a reward model mean: 1 / (1 + exp(-(slope * score + intercept))) is a probability."""
+
+    slope: float = Field(ge=0, allow_inf_nan=False)
+    """Per point of score; 0 if scores say nothing."""
+    intercept: float = Field(allow_inf_nan=False)
+    """What stands beside it."""
+    pairs: int = Field(gt=0)
+    """Held-out pairs it was fitted to."""
+
+
 class Usage(Record):
     """What was spent on language models."""
 

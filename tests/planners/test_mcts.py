@@ -1,6 +1,5 @@
 import json
 from collections import Counter
-from collections.abc import Sequence
 from random import Random
 from statistics import fmean, stdev
 
@@ -10,72 +9,16 @@ from armap.envs import game24, toy
 from armap.envs.game24 import Game24
 from armap.envs.toy import Toy
 from armap.errors import EnvError, PolicyError
-from armap.llms.scripted import ScriptedLLM
 from armap.planners.best_of_n import BestOfN
 from armap.planners.mcts import MCTS
-from armap.policy import PromptedPolicy
-from armap.protocols import Environment, RewardModel, StepResult
-from armap.seeds import rng_for, stable_hash
-from armap.types import Action, History, SamplingParams, SearchBudget, SearchResult, SearchTree, Task, Trajectory
-from armap.world import LiveWorld
+from armap.protocols import StepResult
+from armap.types import Action, History, SearchBudget, SearchResult, SearchTree
+
+from .players import CountingPolicy, Held, Whim, search, solved
 
 TASK = toy.tasks(1, 0, "train")[0]
 SMALL = TASK.model_copy(update={"config": {**TASK.config, "step_limit": 2}})
 PUZZLES = game24.tasks(901, 1000, split="test")
-
-
-class Verdict:
-    """Knows what the environment pays."""
-
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        return [trajectory.env_reward for trajectory in trajectories]
-
-
-class Whim:
-    """Likes trajectories for no reason, but the same one always as much."""
-
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        return [Random(stable_hash(list(trajectory.actions))).random() for trajectory in trajectories]
-
-
-class Held:
-    """Likes to hold what is asked for, and likes still more to leave with it."""
-
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        return [
-            float(f"the {trajectory.task.config['wanted']}." in trajectory.final_observation.text)
-            * (2 if trajectory.stop_reason == "terminated" else 1)
-            for trajectory in trajectories
-        ]
-
-
-class CountingPolicy(PromptedPolicy):
-    """Remembers where it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(ScriptedLLM(), rules="Act.", sampling=SamplingParams())
-        self.asked: list[tuple[str, ...]] = []
-
-    async def propose(self, history: History, *, n: int, rng: Random, **settings: object) -> list[Action]:
-        self.asked.append(history.actions)
-        return await super().propose(history, n=n, rng=rng)
-
-
-async def search(
-    planner: MCTS | BestOfN,
-    task: Task = TASK,
-    *,
-    make: type[Environment] = Toy,
-    judge: RewardModel | None = None,
-    policy: PromptedPolicy | None = None,
-    seed: int = 0,
-) -> SearchResult:
-    policy = policy or CountingPolicy()
-    return await planner.plan(task, LiveWorld(make), policy, judge or Verdict(), rng_for(seed, task.id))
-
-
-def solved(result: SearchResult) -> float:
-    return 0.0 if result.answer is None else result.candidates[result.answer].trajectory.env_reward
 
 
 # What a simulation does
@@ -103,6 +46,18 @@ async def test_a_small_world_is_tried_out_completely_and_then_the_search_ends():
     assert solved(result) == 1
 
 
+async def test_what_is_asked_is_asked_in_one_request_and_used():
+    policy = CountingPolicy()
+    planner = MCTS(num_simulations=25, proposals=13, wave=5)
+    tree = (await search(planner, PUZZLES[2], make=Game24, policy=policy)).tree
+    assert set(policy.wanted) == {13}
+    ways = [()]
+    for parent, action in zip(tree.parents[1:], tree.actions[1:], strict=True):
+        ways.append((*ways[parent], action))
+    went_on = {ways[parent] for parent in tree.parents[1:]}
+    assert set(policy.asked) <= went_on
+
+
 async def test_states_that_are_the_same_after_other_orders_of_actions_are_one_node():
     class Nameless(Game24):
         snapshot = None  # type: ignore[assignment]
@@ -115,7 +70,7 @@ async def test_states_that_are_the_same_after_other_orders_of_actions_are_one_no
 
 
 async def test_states_are_judged_as_they_are_where_that_is_wanted_and_the_search_still_ends_in_an_answer():
-    result = await search(MCTS(num_simulations=5, leaf="value", wave=1), judge=Held())
+    result = await search(MCTS(num_simulations=5, leaf="value", wave=1), TASK, judge=Held())
     assert result.answer is not None
     assert result.tree is not None
     assert {score for score in result.tree.scores if score is not None} <= {0.0, 1.0, 2.0}
@@ -124,7 +79,7 @@ async def test_states_are_judged_as_they_are_where_that_is_wanted_and_the_search
 
 
 async def test_a_good_enough_trajectory_ends_the_search():
-    result = await search(MCTS(num_simulations=1000, wave=1, stop_score=1.0))
+    result = await search(MCTS(num_simulations=1000, wave=1, stop_score=1.0), TASK)
     assert [candidate.score for candidate in result.candidates].index(1.0) == len(result.candidates) - 1
 
 
@@ -182,6 +137,20 @@ async def test_a_policy_that_falls_silent_somewhere_ends_that_branch_only():
     assert len(result.candidates) > len(silent) + 10
 
 
+async def test_a_policy_that_fails_when_it_is_asked_again_ends_one_simulation_and_no_more():
+    class Once(CountingPolicy):
+        async def propose(self, history: History, *, n: int, rng: Random, **settings: object) -> list[Action]:
+            if history.actions in set(self.asked):
+                raise PolicyError("asked before")
+            return await super().propose(history, n=n, rng=rng)
+
+    result = await search(MCTS(num_simulations=60, proposals=2, wave=5), SMALL, policy=Once())
+    failed = [candidate for candidate in result.candidates if candidate.trajectory.failure]
+    assert len(failed) == len({candidate.trajectory.actions for candidate in failed}) > 0
+    assert len(result.candidates) <= 60
+    assert result.answer is not None
+
+
 # Budget
 
 
@@ -190,14 +159,22 @@ async def test_a_policy_that_falls_silent_somewhere_ends_that_branch_only():
 async def test_no_more_calls_are_made_than_allowed_and_there_is_an_answer_all_the_same(calls, leaf):
     policy = CountingPolicy()
     planner = MCTS(num_simulations=100, leaf=leaf, budget=SearchBudget(max_calls=calls))
-    result = await search(planner, policy=policy)
+    result = await search(planner, TASK, policy=policy)
     assert len(policy.asked) <= calls
-    assert (result.answer is not None) or calls < 4
+    assert result.answer is not None
+
+
+async def test_the_most_visited_way_is_brought_to_an_end_as_far_as_the_budget_goes():
+    planner = MCTS(num_simulations=50, leaf="value", budget=SearchBudget(max_calls=3))
+    result = await search(planner, PUZZLES[0], make=Game24, judge=Whim())
+    (candidate,) = result.candidates
+    assert len(candidate.trajectory.actions) >= 2
+    assert candidate.score is not None
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
 async def test_no_more_trajectories_are_tried_than_allowed(limit):
-    result = await search(MCTS(num_simulations=100, budget=SearchBudget(max_trajectories=limit)))
+    result = await search(MCTS(num_simulations=100, budget=SearchBudget(max_trajectories=limit)), TASK)
     assert len(result.candidates) == limit
 
 
@@ -220,6 +197,14 @@ async def test_the_tree_is_recorded_with_what_every_node_is_worth():
         for action in candidate.trajectory.actions[:1]:
             node = next(i for i, parent in enumerate(tree.parents) if parent == node and tree.actions[i] == action)
         assert tree.visits[node] > 0
+
+
+async def test_numbers_in_the_record_are_short_so_that_large_trees_stay_small():
+    result = await search(MCTS(num_simulations=200, leaf="both"), PUZZLES[3], make=Game24, judge=Whim())
+    tree = result.tree
+    assert len(tree.parents) > 200
+    assert len(tree.model_dump_json()) < 60 * len(tree.parents)
+    assert max(len(repr(number)) for number in (*tree.priors, *tree.values, *tree.scores) if number is not None) <= 9
 
 
 def test_a_tree_of_a_hundred_thousand_nodes_stays_a_few_megabytes():

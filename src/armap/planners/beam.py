@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from random import Random
 from typing import Literal
 
@@ -38,7 +39,7 @@ class Beam(Record):
         """Search for `task`; see `armap.protocols.Planner`."""
         search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
         beam, best = [await world.start(task)], None
-        while beam:
+        while beam and search.room(1):
             best = beam[0]
             ends, beam = await self._advance(search, beam)
             ends = ends[: search.room(len(ends))]
@@ -46,9 +47,9 @@ class Beam(Record):
             scores = await search.score(judged)
             for trajectory, score in zip(judged[: len(ends)], scores, strict=False):
                 search.keep(trajectory, score)
-            ranked = sorted(zip(scores[len(ends) :], range(len(beam)), strict=True), key=_by_score)
-            beam = [beam[i] for _, i in ranked[: self.width]]
-        if best is not None and not any(candidate.score is not None for candidate in search.candidates):
+            ranked = sorted(zip(beam, scores[len(ends) :], strict=True), key=_by_score)
+            beam = [state for state, _ in ranked[: self.width]]
+        if best is not None and not search.has_answer:
             # The budget ended it halfway: the policy brings the best state to an end, as far as it may.
             drawn = await search.try_out(search.room(1), purpose=("finish",), start=best)
             for trajectory, score in zip(drawn, await search.score(drawn), strict=True):
@@ -61,15 +62,14 @@ class Beam(Record):
         """Return what the policy's actions lead to from the states of a beam: ends, and states that go on."""
         allowed = [state for state in beam if search.may_ask()]
         expanded = await asyncio.gather(*(self._expand(search, state) for state in allowed))
-        found: dict[object, History | FailedRollout] = {}
-        for state in (state for states in expanded for state in states):
-            history = state if isinstance(state, History) else state.history
-            going_on = isinstance(state, History) and state.stop_reason is None
-            name = search.world.state_of(history) if going_on else None
-            found.setdefault(name or (going_on, history.actions, isinstance(state, FailedRollout)), state)
-        states = list(found.values())
-        open_states = [state for state in states if isinstance(state, History) and state.stop_reason is None]
-        return [state for state in states if state not in open_states], open_states
+        ends: list[History | FailedRollout] = []
+        going_on: dict[object, History] = {}
+        for state in chain.from_iterable(expanded):
+            if isinstance(state, FailedRollout) or state.stop_reason is not None:
+                ends.append(state)
+            else:
+                going_on.setdefault(search.world.state_of(state) or state.actions, state)
+        return ends, list(going_on.values())
 
     async def _expand(self, search: Search, state: History) -> list[History | FailedRollout]:
         try:
@@ -78,10 +78,10 @@ class Beam(Record):
         except RunError as error:
             return [failed(state, error)]
         distinct = {action.text: action for action in actions}.values()
-        return [await advance(state, action, search.world) for action in distinct]
+        return await asyncio.gather(*(advance(state, action, search.world) for action in distinct))
 
 
-def _by_score(entry: tuple[float | None, int]) -> tuple[float, int]:
-    score, place = entry
+def _by_score(entry: tuple[History, float | None]) -> float:
+    score = entry[1]
     assert score is not None
-    return -score, place
+    return -score

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -18,6 +17,11 @@ from armap.planners.search import Search
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
 from armap.types import Action, Failure, History, Record, SearchBudget, SearchResult, SearchTree, Task, Trajectory
+
+T = TypeVar("T")
+
+_DIGITS = 6
+"""Significant digits of numbers in a recorded tree, which may have a hundred thousand nodes."""
 
 
 class MCTS(Record):
@@ -82,7 +86,7 @@ class MCTS(Record):
         search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
         tree = _Tree(self, search, await world.start(task))
         await tree.grow()
-        if not search.candidates:
+        if not search.has_answer:
             await tree.finish()
         return await search.best(tree=tree.record())
 
@@ -95,14 +99,18 @@ class _Node:
     closed: bool
     """Whether nothing new can be found from here on."""
     edges: list[_Edge] = field(default_factory=list)
-    """In the order in which the policy first proposed them."""
-    drawn: Counter[str] = field(default_factory=Counter)
-    """How often it proposed each action."""
+    """The actions proposed here, the most often proposed first, and of equals the earlier one."""
+    first: _Edge | None = None
+    """The action proposed before all others."""
+    drawn: int = 0
+    """Proposals made here."""
     requests: int = 0
     """How often it was asked."""
     complete: bool = False
     """Whether asking it again would bring nothing new."""
     visits: int = 0
+    total: float = 0.0
+    """Sum of what its visits came to."""
     waiting: int = 0
     """Simulations that went through and are not back."""
     score: float | None = None
@@ -111,7 +119,7 @@ class _Node:
     @property
     def value(self) -> float | None:
         """What is known of it: the mean of what was found behind it, or else its own score."""
-        return sum(edge.total for edge in self.edges) / self.visits if self.visits else self.score
+        return self.total / self.visits if self.visits else self.score
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +128,8 @@ class _Edge:
 
     parent: _Node
     action: Action
+    drawn: int = 0
+    """How often it was proposed."""
     child: _Node | None = None
     broken: Failure | None = None
     visits: int = 0
@@ -128,17 +138,17 @@ class _Edge:
     waiting: int = 0
 
     @property
-    def prior(self) -> float:
-        return self.parent.drawn[self.action.text] / self.parent.drawn.total()
+    def closed(self) -> bool:
+        return self.child.closed if self.child is not None else self.broken is not None
 
     @property
-    def closed(self) -> bool:
-        return self.broken is not None or (self.child is not None and self.child.closed)
+    def ends_task(self) -> bool:
+        return self.child is not None and self.child.history.stop_reason is not None
 
     @property
     def taken(self) -> bool:
         """Whether a simulation is about to execute it for the first time."""
-        return self.child is None and self.broken is None and self.waiting > 0
+        return self.waiting > 0 and self.child is None and self.broken is None
 
 
 @dataclass(slots=True, eq=False)
@@ -168,21 +178,20 @@ class _Tree:
     async def grow(self) -> None:
         """Run simulations until there are enough, the budget is spent or nothing is left to try."""
         left = self._settings.num_simulations
-        while not (self._good_enough or self._root.closed):
+        while not (self._good_enough or self._root.closed or self._search.spent()):
             wave = [_Simulation(self._root) for _ in range(self._search.room(min(left, self._settings.wave)))]
-            moved = False
-            while await self._go_on(wave):
-                moved = True
-            await self._learn(wave)
-            left -= sum(one.first_new is not None for one in wave)
-            if not moved and not any(one.node.closed for one in wave):
-                # The budget is spent.
+            if not wave:
                 return
+            while under_way := [one for one in wave if not one.over]:
+                await self._go_on(under_way)
+            await self._learn(wave)
+            # One that found its way closed tried nothing, and closed something.
+            left -= sum(one.first_new is not None or one.end is not None for one in wave)
 
     async def finish(self) -> None:
         """Let the policy bring the most visited way to an end, where no simulation did."""
         node = self._root
-        while tried := [edge for edge in node.edges if edge.child is not None and edge.visits]:
+        while tried := [edge for edge in node.edges if edge.child is not None and not edge.closed]:
             edge = max(tried, key=lambda edge: (edge.visits, edge.best))
             assert edge.child is not None
             node = edge.child
@@ -192,31 +201,20 @@ class _Tree:
 
     # Down
 
-    async def _go_on(self, wave: Sequence[_Simulation]) -> bool:
-        """Bring every simulation one request or one action further; say whether any moved.
+    async def _go_on(self, under_way: Sequence[_Simulation]) -> None:
+        """Bring every simulation one request or one action further.
 
         All ask together and all act together, and what comes of it is entered in their order, so that it does not
         matter whose answer comes first.
         """
-        asking: dict[_Node, None] = {}
+        asking: list[_Simulation] = []
         acting: list[_Simulation] = []
-        for one in wave:
-            if one.over:
-                continue
-            if self._descend(one):
-                acting.append(one)
-            elif not one.over:
-                asking[one.node] = None
-        asked = await self._ask(list(asking))
-        for one in wave:
-            # What may not be asked for any more cannot be gone on from.
-            one.over |= one.node in asking and one.node not in asked and one not in acting
-        states = await asyncio.gather(
-            *(advance(one.node.history, one.way[-1].action, self._search.world) for one in acting)
-        )
+        for one in under_way:
+            (acting if self._descend(one) else asking).append(one)
+        await self._ask([one for one in asking if not one.over])
+        states = await _together([advance(one.node.history, one.way[-1].action, self._search.world) for one in acting])
         for one, state in zip(acting, states, strict=True):
             self._enter(one, state)
-        return bool(asked or acting)
 
     def _descend(self, one: _Simulation) -> bool:
         """Go down through what is known. True: to an action to execute. Otherwise to a state to ask about, or over."""
@@ -226,76 +224,78 @@ class _Tree:
             edge = self._choose(one.node)
             if edge is None:
                 break
-            new = edge.child is None
             edge.waiting += 1
             edge.parent.waiting += 1
             one.way.append(edge)
-            if new:
+            if edge.child is None:
                 return True
-            assert edge.child is not None
             one.node = edge.child
+        # Where another one of the wave is about to try the last action, asking for more would be rash.
         one.over = one.node.closed or one.node.complete or any(edge.taken for edge in one.node.edges)
         return False
 
     def _choose(self, node: _Node) -> _Edge | None:
         """Return the action to try or to follow; None if there is none, for now or for good."""
         open_edges = [edge for edge in node.edges if not edge.closed]
-        if not node.visits + node.waiting:
+        passed = node.visits + node.waiting
+        if not passed and node.first is not None:
             # Here the policy leads.
-            often = node.drawn if self._settings.greedy_rollouts else Counter[str]()
-            return max(open_edges, key=lambda edge: often[edge.action.text], default=None)
-        open_edges.sort(key=lambda edge: -node.drawn[edge.action.text])
+            led = not (self._settings.greedy_rollouts or node.first.closed)
+            return node.first if led else next(iter(open_edges), None)
         if self._settings.widening is not None:
-            open_edges = open_edges[: math.ceil(self._settings.widening * math.sqrt(node.visits + node.waiting + 1))]
+            open_edges = open_edges[: math.ceil(self._settings.widening * math.sqrt(passed + 1))]
         free = [edge for edge in open_edges if not edge.taken]
-        return max(free, key=self._promise(node), default=None)
+        return max(free, key=self._promise(node, passed)) if len(free) > 1 else next(iter(free), None)
 
-    def _promise(self, node: _Node) -> Callable[[_Edge], float]:
+    def _promise(self, node: _Node, passed: int) -> Callable[[_Edge], float]:
         """Return how promising an action at a state is: its value and how little is known of it."""
-        settings, passed = self._settings, node.visits + node.waiting
+        settings = self._settings
         if settings.selection == "uct":
             curiosity = settings.exploration * math.sqrt(math.log(passed + 1))
             return lambda edge: (edge.best if edge.visits else 0.0) + curiosity / (1 + edge.visits + edge.waiting)
-        known = [self._value(edge) for edge in node.edges if edge.visits]
+        curiosity = settings.exploration * math.sqrt(passed) / node.drawn
+        low, span = self._low, self._high - self._low
+        best = settings.backup == "max"
         # Nothing is known of an untried one: as good as what was tried beside it.
-        usual = sum(known) / len(known) if known else 0.5
-        curiosity = settings.exploration * math.sqrt(passed)
+        usual = (node.total / node.visits - low) / span if node.visits and span > 0 else 0.5
 
         def promise(edge: _Edge) -> float:
-            value = self._value(edge) if edge.visits + edge.waiting else usual
-            return value + curiosity * edge.prior / (1 + edge.visits + edge.waiting)
+            seen = edge.visits + edge.waiting
+            if not seen:
+                return usual + curiosity * edge.drawn
+            value = 0.0
+            if edge.visits:
+                # From 0 to 1; simulations under way count as the worst there is.
+                found = edge.best if best else edge.total / edge.visits
+                value = ((found - low) / span if span > 0 else 0.5) * edge.visits / seen
+            return value + curiosity * edge.drawn / (1 + seen)
 
         return promise
 
-    def _value(self, edge: _Edge) -> float:
-        """Return what an action is worth, from 0 to 1; simulations under way count as the worst there is."""
-        if not edge.visits:
-            return 0.0
-        found = edge.best if self._settings.backup == "max" else edge.total / edge.visits
-        scaled = (found - self._low) / (self._high - self._low) if self._high > self._low else 0.5
-        return scaled * edge.visits / (edge.visits + edge.waiting)
-
     # There
 
-    async def _ask(self, nodes: list[_Node]) -> list[_Node]:
-        """Let the policy propose actions at states; return those at which the budget allowed it."""
+    async def _ask(self, asking: Sequence[_Simulation]) -> None:
+        """Let the policy propose actions at the states where simulations stand, as far as the budget allows."""
+        there: dict[_Node, _Simulation] = {}
+        for one in asking:
+            there.setdefault(one.node, one)
         # In the order of their beginnings, so that a server finds what it computed for the neighbour.
-        nodes.sort(key=lambda node: said(node.history))
-        allowed = [node for node in nodes if self._search.may_ask()]
-        for node, proposed in zip(allowed, await asyncio.gather(*map(self._propose, allowed)), strict=True):
+        nodes = sorted(there, key=lambda node: said(node.history)) if len(there) > 1 else list(there)
+        nodes = [node for node in nodes if self._search.may_ask()]
+        answers = await _together([self._propose(node) for node in nodes])
+        for one in asking:
+            one.over = one.node not in nodes
+        for node, proposed in zip(nodes, answers, strict=True):
+            known = len(node.edges)
             node.requests += 1
             if isinstance(proposed, FailedRollout):
-                self._search.keep(self._search.trajectory(proposed), None)
-                node.complete, node.closed = True, not node.edges
-                continue
-            known = len(node.edges)
-            for action in proposed:
-                if not node.drawn[action.text]:
-                    node.edges.append(_Edge(node, action))
-                node.drawn[action.text] += 1
+                # One trajectory ended here; whoever else stands here may know of another way.
+                one = there[node]
+                one.over, one.end = True, self._search.trajectory(proposed)
+            else:
+                _add_proposals(node, proposed)
             legal = node.history.observation.actions
             node.complete = len(node.edges) == known or (legal is not None and len(node.edges) >= len(legal))
-        return allowed
 
     async def _propose(self, node: _Node) -> list[Action] | FailedRollout:
         rng = rng_for(self._search.seed, "propose", node.requests, *said(node.history))
@@ -322,12 +322,10 @@ class _Tree:
     def _node(self, history: History) -> _Node:
         """Return the node of a state: a known one if it was reached before in as many steps."""
         node = _Node(history, closed=history.stop_reason is not None)
-        name = self._search.world.state_of(history)
-        # Only in as many steps: a state that can be come back to would make the tree a circle. Ends are all kept apart,
-        # since the reward model judges the way too.
-        if name is None or node.closed:
-            return node
-        return self._named.setdefault((len(history.steps), name), node)
+        # Ends are all kept apart, since the reward model judges the way too.
+        name = None if node.closed else self._search.world.state_of(history)
+        # Only in as many steps: a state that can be come back to would make the tree a circle.
+        return node if name is None else self._named.setdefault((len(history.steps), name), node)
 
     # Back up
 
@@ -372,17 +370,20 @@ class _Tree:
             node = edge.parent
             edge.waiting -= 1
             node.waiting -= 1
-            node.closed = node.complete and all(other.closed for other in node.edges)
+            if edge.closed and node.complete:
+                node.closed = all(other.closed for other in node.edges)
             if value is None or one.first_new is None:
                 continue
-            # Source: ARMAP's released code discounts every step in the tree, and a rollout once as a whole.
-            if place < one.first_new or place == one.first_new < len(one.way) - 1:
+            # Source: ARMAP's released code discounts every step in the tree but one that ends the task, and a rollout
+            # once as a whole.
+            if place < one.first_new or (place == one.first_new and not edge.ends_task):
                 value *= self._settings.discount
             self._low, self._high = min(self._low, value), max(self._high, value)
             edge.visits += 1
             edge.total += value
             edge.best = max(edge.best, value)
             node.visits += 1
+            node.total += value
 
     def record(self) -> SearchTree:
         """Return the tree as a record, parents before children; what was proposed and never tried is left out."""
@@ -400,9 +401,35 @@ class _Tree:
         return SearchTree(
             parents=(-1, *(numbers[edge.parent] for edge in edges)),
             actions=("", *(edge.action.text for edge in edges)),
-            priors=(1.0, *(edge.prior for edge in edges)),
+            priors=(1.0, *(round(edge.drawn / edge.parent.drawn, _DIGITS) for edge in edges)),
             visits=(self._root.visits, *(edge.visits for edge in edges)),
-            values=(self._root.value, *(edge.total / edge.visits if edge.visits else None for edge in edges)),
-            scores=(self._root.score, *(edge.child.score if edge.child else None for edge in edges)),
+            values=(
+                _rounded(self._root.value),
+                *(_rounded(edge.total / edge.visits if edge.visits else None) for edge in edges),
+            ),
+            scores=(
+                _rounded(self._root.score),
+                *(_rounded(edge.child.score if edge.child else None) for edge in edges),
+            ),
             failures={number: edge.broken for number, edge in enumerate(edges, 1) if edge.broken},
         )
+
+
+def _add_proposals(node: _Node, proposed: Sequence[Action]) -> None:
+    """Enter in a node what the policy proposed there, each action once."""
+    edges = {edge.action.text: edge for edge in node.edges}
+    for action in proposed:
+        edge = edges.setdefault(action.text, _Edge(node, action))
+        edge.drawn += 1
+    node.first = node.first or next(iter(edges.values()))
+    node.drawn += len(proposed)
+    node.edges = sorted(edges.values(), key=lambda edge: -edge.drawn)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do everything at the same time; a single thing without the detour of a task, which a free world would feel."""
+    return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.{_DIGITS}g}")

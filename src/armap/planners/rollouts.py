@@ -42,6 +42,7 @@ async def rollouts(
     start: History | None = None,
     reflections: Sequence[str] = (),
     may_ask: Callable[[], bool] = lambda: True,
+    at_once: int | None = None,
 ) -> Rollouts:
     """Draw `n` independent trajectories.
 
@@ -60,6 +61,8 @@ async def rollouts(
         start: where to go on from; the beginning of the task if None.
         reflections: what the policy made of earlier attempts.
         may_ask: asked before every request to the policy; False ends all trajectories where they are.
+        at_once: states gone on from at a time, those of the first trajectories first, so that some are whole when the
+            rest must end; None for all, which is fastest.
 
     Raises:
         EnvError: the task cannot be started.
@@ -70,7 +73,8 @@ async def rollouts(
     merged = 0
     while groups := _open_groups(states):
         # In the order of their beginnings, so that a server finds what it computed for the neighbour.
-        order = [said for said in sorted(groups) if may_ask()]
+        wanted = sorted(list(groups)[:at_once])
+        order = [said for said in wanted if may_ask()]
         merged += sum(len(groups[said]) - 1 for said in order)
         expanded = await asyncio.gather(
             *(
@@ -82,7 +86,7 @@ async def rollouts(
         for said, outcomes in zip(order, expanded, strict=True):
             for member, outcome in zip(groups[said], outcomes, strict=True):
                 states[member] = outcome
-        if len(order) < len(groups):
+        if len(order) < len(wanted):
             break
     return Rollouts(
         [as_trajectory(f"{task.id}#{i}", state) for i, state in enumerate(states)],
@@ -124,7 +128,7 @@ async def _expand(
         return [failed(history, error)] * n
     # Replies that could not be read are drawn again from those that could, which keeps their distribution.
     drawn = [*actions, *(rng.choice(actions) for _ in range(n - len(actions)))]
-    return [await advance(history, action, world) for action in drawn]
+    return await asyncio.gather(*(advance(history, action, world) for action in drawn))
 
 
 async def advance(history: History, action: Action, world: World) -> History | FailedRollout:

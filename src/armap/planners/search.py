@@ -9,9 +9,10 @@ from random import Random
 from armap.planners.rollouts import FailedRollout, as_trajectory, rollouts
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
-from armap.types import Candidate, Failure, History, SearchBudget, SearchResult, SearchTree, Task, Trajectory
+from armap.types import Candidate, History, SearchBudget, SearchResult, SearchTree, Task, Trajectory
 
-_NOTHING_TRIED = Failure(kind="BudgetError", message="the budget of the search allows no attempt; raise it")
+_AT_ONCE = 8
+"""Rollouts under way at a time where a budget may end them: with more of them, none might come to its end."""
 
 
 class Search:
@@ -54,19 +55,33 @@ class Search:
         self._planner = planner
         self._reward_model = reward_model
         self._budget = budget
+        self._is_limited = bool(budget.model_dump(exclude={"max_trajectories"}, exclude_none=True))
         self._started = time.monotonic()
         self._asked = 0
         self._unfinished: Trajectory | None = None
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether a candidate has a score, so that the search can end."""
+        return any(candidate.score is not None for candidate in self.candidates)
+
+    def spent(self) -> bool:
+        """Say whether the budget allows no further request to the policy."""
+        budget, used = self._budget, self.policy.usage
+        # A request that is under way, or failed, is one that was made.
+        return any(
+            limit is not None and amount >= limit
+            for limit, amount in (
+                (budget.max_calls, max(self._asked, used.calls)),
+                (budget.max_tokens, used.tokens),
+                (budget.max_cost_usd, used.cost_usd),
+                (budget.max_seconds, time.monotonic() - self._started),
+            )
+        )
+
     def may_ask(self) -> bool:
         """Say whether one more request to the policy is within the budget, and count it if it is."""
-        budget, spent = self._budget, self.policy.usage
-        allowed = (
-            (budget.max_calls is None or max(self._asked, spent.calls) < budget.max_calls)
-            and (budget.max_tokens is None or spent.tokens < budget.max_tokens)
-            and (budget.max_cost_usd is None or spent.cost_usd < budget.max_cost_usd)
-            and (budget.max_seconds is None or time.monotonic() - self._started < budget.max_seconds)
-        )
+        allowed = not self.spent()
         self._asked += allowed
         return allowed
 
@@ -103,6 +118,7 @@ class Search:
             start=start,
             reflections=reflections,
             may_ask=self.may_ask,
+            at_once=_AT_ONCE if self._is_limited else None,
         )
         self.merged_proposals += drawn.merged_proposals
         whole = [drawn.trajectories[i] for i in range(n) if i not in drawn.unfinished]
@@ -162,5 +178,5 @@ class Search:
             answer=answer,
             merged_proposals=self.merged_proposals,
             tree=tree,
-            failure=None if answer is not None else next(filter(None, failures), _NOTHING_TRIED),
+            failure=None if answer is not None else next(filter(None, failures)),
         )
