@@ -33,6 +33,7 @@ SHARED = {
     "rewards.fit_settings",
     "rewards.transformer",
     "planners.rollouts",
+    "planners.search",
     "pipeline.outcomes",
     "pipeline.charts",
     "pipeline.readings",

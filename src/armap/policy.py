@@ -17,6 +17,8 @@ _FENCE = re.compile(r"[ \t]*```\w*[ \t]*")
 _BULLET = re.compile(r"^[ \t]*[->•][ \t]+")
 _STRICT = re.compile(r"(?:Thought: (?P<thought>.*)\n)?Action: (?P<action>[^\n]+)\n?", re.DOTALL)
 _WRAPPING = " \t`'\"*"
+_REFLECTION_TOKENS = 150
+"""Longest reflection. Source: ARMAP's released code."""
 
 
 class PromptedPolicy:
@@ -64,13 +66,15 @@ class PromptedPolicy:
                 History(task=example.task, steps=example.steps, observation=example.final_observation)
             )[:-1]
 
-    async def propose(self, history: History, *, n: int, rng: Random, greedy: bool = False) -> list[Action]:
+    async def propose(
+        self, history: History, *, n: int, rng: Random, greedy: bool = False, reflections: Sequence[str] = ()
+    ) -> list[Action]:
         """Draw up to `n` actions; see `armap.protocols.Policy.propose`."""
         temperature = 0.0 if greedy else self._sampling.temperature
         sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "temperature": temperature})
         # Nothing to choose from is no choice.
         choices = (history.observation.actions or None) if self._choose else None
-        messages = [*self._opening, *self._turns(history)]
+        messages = [*self._opening, *self._turns(history, reflections)]
         completions = await self._llm.generate(messages, n=n, sampling=sampling, choices=choices)
         self.usage = sum((completion.usage for completion in completions), self.usage)
         if choices is not None:
@@ -85,14 +89,30 @@ class PromptedPolicy:
             )
         return actions
 
-    def _turns(self, history: History) -> list[Message]:
+    async def reflect(self, trajectory: Trajectory, *, rng: Random, reflections: Sequence[str] = ()) -> str:
+        """Ask the model what to do otherwise; see `armap.protocols.Policy.reflect`.
+
+        Source: Reflexion (Shinn et al., 2023), verbal self-reflection; the wording is ours.
+        """
+        history = History(task=trajectory.task, steps=trajectory.steps, observation=trajectory.final_observation)
+        turns = self._turns(history, reflections)
+        turns[-1] = Message(role="user", content=f"{turns[-1].content}\n\n{load_prompt('plan_reflect')}")
+        sampling = self._sampling.model_copy(
+            update={"seed": rng.getrandbits(48), "max_tokens": _REFLECTION_TOKENS, "stop": ()}
+        )
+        (completion,) = await self._llm.generate([*self._opening[:1], *turns], n=1, sampling=sampling)
+        self.usage += completion.usage
+        return " ".join(completion.text.split())
+
+    def _turns(self, history: History, reflections: Sequence[str] = ()) -> list[Message]:
         """Return a history as a conversation: observations are the user's turns, actions the assistant's."""
         turns: list[Message] = []
         for step in history.steps:
             turns.append(Message(role="user", content=self._recalled(step.observation.text)))
             turns.append(Message(role="assistant", content=self._said(step.action)))
         turns.append(Message(role="user", content=history.observation.text))
-        turns[0] = Message(role="user", content=f"{history.task.instruction}\n{turns[0].content}")
+        remembered = "".join(f"\nFrom an earlier attempt: {reflection}" for reflection in reflections)
+        turns[0] = Message(role="user", content=f"{history.task.instruction}{remembered}\n{turns[0].content}")
         return turns
 
     def _recalled(self, text: str) -> str:

@@ -21,6 +21,7 @@ from armap.types import (
     SearchResult,
     Task,
     Trajectory,
+    Usage,
 )
 
 
@@ -139,7 +140,14 @@ class HindsightWriter(Protocol):
 class Policy(Protocol):
     """Proposes actions."""
 
-    async def propose(self, history: History, *, n: int, rng: Random, greedy: bool = False) -> list[Action]:
+    @property
+    def usage(self) -> Usage:
+        """What its proposals and reflections cost until now."""
+        ...
+
+    async def propose(
+        self, history: History, *, n: int, rng: Random, greedy: bool = False, reflections: Sequence[str] = ()
+    ) -> list[Action]:
         """Return 1 to `n` actions for the current observation; repeats are allowed and mean preference.
 
         Args:
@@ -147,10 +155,24 @@ class Policy(Protocol):
             n: number of independent draws.
             rng: decides the draws.
             greedy: take the most likely action instead of drawing.
+            reflections: what it made of its earlier attempts at the task, oldest first.
 
         Raises:
             PolicyError: no reply could be read as an action.
             LLMError: the language model gave none.
+        """
+        ...
+
+    async def reflect(self, trajectory: Trajectory, *, rng: Random, reflections: Sequence[str] = ()) -> str:
+        """Return, in a few sentences, what to do otherwise after an attempt that was not good enough.
+
+        Args:
+            trajectory: the attempt.
+            rng: decides the draw.
+            reflections: what was said of earlier attempts, oldest first.
+
+        Raises:
+            LLMError: the language model gave no answer.
         """
         ...
 
@@ -166,6 +188,15 @@ class RewardModel(Protocol):
         Raises:
             RewardModelError: a score is missing or not finite.
         """
+        ...
+
+
+@runtime_checkable
+class CalibratedRewardModel(RewardModel, Protocol):
+    """A reward model that knows what its scores mean."""
+
+    def probability(self, score: float) -> float:
+        """Return how likely a trajectory with this score does what its task asks for, from 0 to 1; rises with it."""
         ...
 
 
@@ -185,6 +216,13 @@ class World(Protocol):
 
         Raises:
             EnvError: the environment broke or did not replay.
+        """
+        ...
+
+    def state_of(self, history: History) -> str | None:
+        """Return a name of the state that `history` has led to, or None if the environment cannot name its states.
+
+        Histories of one task with equal names go on alike, whatever led there.
         """
         ...
 

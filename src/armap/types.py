@@ -228,6 +228,17 @@ class HeldoutScore(Record):
     """Score of the rejected one."""
 
 
+class Calibration(Record):
+    """What the scores of a reward model mean: 1 / (1 + exp(-(slope * score + intercept))) is a probability."""
+
+    slope: float = Field(ge=0, allow_inf_nan=False)
+    """Per point of score; 0 if scores say nothing."""
+    intercept: float = Field(allow_inf_nan=False)
+    """What stands beside it."""
+    pairs: int = Field(gt=0)
+    """Held-out pairs it was fitted to."""
+
+
 class Usage(Record):
     """What was spent on language models."""
 
@@ -268,6 +279,13 @@ class Budget(Record):
     """Wall time of this invocation, in seconds."""
     max_cost_usd: float | None = Field(default=None, ge=0)
     """Money."""
+
+
+class SearchBudget(Budget):
+    """Limits of one search, looked at before anything is spent; None means unlimited."""
+
+    max_trajectories: int | None = Field(default=None, gt=0)
+    """Trajectories tried, those that fail included."""
 
 
 class Message(Record):
@@ -316,6 +334,37 @@ class Candidate(Record):
     """What the reward model says; None where no reward model was asked."""
 
 
+class SearchTree(Record):
+    """The tree a planner grew, one entry per node in every column; node 0 is the task's start.
+
+    Columns instead of nodes, so that a hundred thousand of them stay a few megabytes.
+    """
+
+    parents: tuple[int, ...]
+    """The node from which each was first reached; -1 for node 0."""
+    actions: tuple[str, ...]
+    """The action that led there; empty for node 0."""
+    priors: tuple[float, ...]
+    """Share of the policy's proposals at the parent that were this action; 1 for node 0."""
+    visits: tuple[int, ...]
+    """Simulations that went through it."""
+    values: tuple[float | None, ...]
+    """Mean of what those came to, in the reward model's unit; None where nothing is known."""
+    scores: tuple[float | None, ...]
+    """What the reward model said of the node itself; None where it was not asked."""
+    failures: dict[int, Failure] = Field(default_factory=dict)
+    """What went wrong at a node, by its number."""
+
+    @model_validator(mode="after")
+    def _columns_match(self) -> Self:
+        columns = (self.parents, self.actions, self.priors, self.visits, self.values, self.scores)
+        if len({len(column) for column in columns}) != 1:
+            raise ValueError("all columns of a search tree must be equally long")
+        if any(not min(node, 1) - 1 <= parent < node for node, parent in enumerate(self.parents)):
+            raise ValueError("a node of a search tree must stand behind its parent")
+        return self
+
+
 class SearchResult(Record):
     """What a planner did with one task."""
 
@@ -335,6 +384,8 @@ class SearchResult(Record):
     """Proposals that shared the request of an identical state instead of needing one of their own."""
     seconds: float = Field(default=0.0, ge=0)
     """Wall time."""
+    tree: SearchTree | None = None
+    """The tree it grew, if it grew one."""
     failure: Failure | None = None
     """What went wrong, if nothing can be returned."""
 

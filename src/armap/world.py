@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -126,6 +127,11 @@ class LiveWorld:
             stop_reason="terminated" if result.terminated else "truncated" if result.truncated else None,
             metrics=dict(result.metrics),
         )
+
+    def state_of(self, history: History) -> str | None:
+        """Return a name of the state, made of its snapshot; see `armap.protocols.World`."""
+        snapshot = self._snapshots.get(self._state(history.task, history.actions))
+        return None if snapshot is None else hashlib.sha256(snapshot).hexdigest()
 
     def executed_steps(self, task: Task) -> int:
         """Return how many steps were really executed for `task` until now, replays included."""

@@ -11,8 +11,11 @@ from armap.envs.toy import Toy
 from armap.errors import EnvError
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.plan import AnyPlanner
+from armap.planners.beam import Beam
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
+from armap.planners.mcts import MCTS
+from armap.planners.reflexion import Reflexion
 from armap.planners.sampling import Sampling
 from armap.policy import PromptedPolicy
 from armap.protocols import Planner, RewardModel, StepResult
@@ -22,7 +25,18 @@ from armap.types import Completion, Message, SamplingParams, SearchResult, Task
 from armap.world import LiveWorld
 from rewards.toy_pairs import toy_pairs
 
-PLANNERS: list[AnyPlanner] = [Greedy(), Sampling(n=6), BestOfN(n=6)]
+PLANNERS: list[AnyPlanner] = [
+    Greedy(),
+    Sampling(n=6),
+    BestOfN(n=6),
+    Reflexion(trials=4, threshold=0.9),
+    Reflexion.paper(4),
+    Beam(width=3, proposals=3),
+    MCTS(num_simulations=6),
+    MCTS(num_simulations=8, leaf="both", wave=3),
+    MCTS(num_simulations=8, leaf="value", wave=2),
+    MCTS.paper(6),
+]
 TASKS = {"game24": game24.tasks(1, 16, split="test"), "toy": toy.tasks(16, 0, "test")}
 LEARNED = LinearRewardModel.fit(toy_pairs(50, 1), seed=0)
 

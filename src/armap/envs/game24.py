@@ -197,6 +197,16 @@ class Game24:
         env_reward = 1.0 if self._left == [self._target] else 0.0
         return StepResult(observation, env_reward, terminated, truncated=self._over() and not terminated)
 
+    def snapshot(self) -> tuple[tuple[Fraction, ...], Fraction, int]:
+        """Return the numbers left, the target and the actions left."""
+        return tuple(self._left), self._target, self._steps_left
+
+    def restore(self, snapshot: object) -> None:
+        """Put back what `snapshot` returned."""
+        assert isinstance(snapshot, tuple)
+        left, self._target, self._steps_left = snapshot
+        self._left = [*left]
+
     def close(self) -> None:
         """Nothing is held."""
 

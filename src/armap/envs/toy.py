@@ -88,6 +88,15 @@ class Toy:
         env_reward = 1.0 if self._gone and self._held == self._wanted else 0.0
         return StepResult(self._observe(said), env_reward, self._gone, truncated=self._over() and not self._gone)
 
+    def snapshot(self) -> tuple[tuple[str, ...], str, str | None, bool, int]:
+        """Return the shelf, what is wanted, what is held, whether the agent has left, and the actions left."""
+        return self._shelf, self._wanted, self._held, self._gone, self._steps_left
+
+    def restore(self, snapshot: object) -> None:
+        """Put back what `snapshot` returned."""
+        assert isinstance(snapshot, tuple)
+        self._shelf, self._wanted, self._held, self._gone, self._steps_left = snapshot
+
     def close(self) -> None:
         """Nothing is held."""
 

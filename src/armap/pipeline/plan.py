@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 
 from armap.engines.local import each
 from armap.errors import RunError
+from armap.planners.beam import Beam
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
+from armap.planners.mcts import MCTS
+from armap.planners.reflexion import Reflexion
 from armap.planners.sampling import Sampling
 from armap.policy import PromptedPolicy
 from armap.protocols import RewardModel
@@ -17,7 +20,7 @@ from armap.store import RunFolder
 from armap.types import Failure, SearchResult, Task
 from armap.world import LiveWorld
 
-AnyPlanner = Greedy | Sampling | BestOfN
+AnyPlanner = Greedy | Sampling | BestOfN | Reflexion | Beam | MCTS
 """The planners there are; each is a record whose fields are its settings."""
 
 

@@ -9,12 +9,15 @@ from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.protocols import RewardModel
+from armap.rewards.calibration import fit_calibration
 from armap.seeds import rng_for
 from armap.store import RunFolder
 from armap.types import HeldoutScore, PreferencePair, TrainingPoint
 
 REWARD_MODEL_FOLDER = "reward_model"
 """Where in a run folder the trained reward model lies."""
+CALIBRATION_FILE = "calibration.json"
+"""Where in that folder stands what its scores mean."""
 
 
 class SavableRewardModel(RewardModel, Protocol):
@@ -98,6 +101,7 @@ async def train(
     draft = run.path / f".{REWARD_MODEL_FOLDER}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     model.save(draft)
+    (draft / CALIBRATION_FILE).write_text(fit_calibration(scored).model_dump_json(indent=2) + "\n", encoding="utf-8")
     (draft / "README.md").write_text(_model_card(model.name, len(training), scored), encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)

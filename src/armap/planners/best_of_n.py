@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from armap.planners.rollouts import rollouts
+from armap.planners.search import Search
 from armap.protocols import Policy, RewardModel, World
-from armap.types import Candidate, Record, SearchResult, Task
+from armap.types import Record, SearchBudget, SearchResult, Task
 
 
 class BestOfN(Record):
@@ -22,23 +22,15 @@ class BestOfN(Record):
     """Name in records and reports."""
     n: int = Field(default=10, gt=0)
     """Trajectories drawn."""
+    budget: SearchBudget = SearchBudget()
+    """What one search may spend."""
 
     async def plan(
         self, task: Task, world: World, policy: Policy, reward_model: RewardModel, rng: Random
     ) -> SearchResult:
         """Try `task` `n` times and keep the best; see `armap.protocols.Planner`."""
-        drawn = await rollouts(task, world, policy, n=self.n, rng=rng)
-        whole = [i for i, trajectory in enumerate(drawn.trajectories) if trajectory.failure is None]
-        scores = await reward_model.score([drawn.trajectories[i] for i in whole])
-        scored = dict(zip(whole, scores, strict=True))
-        candidates = tuple(
-            Candidate(trajectory=trajectory, score=scored.get(i)) for i, trajectory in enumerate(drawn.trajectories)
-        )
-        return SearchResult(
-            task=task,
-            planner=self.name,
-            candidates=candidates,
-            answer=max(whole, key=lambda i: (scored[i], -i), default=None),
-            merged_proposals=drawn.merged_proposals,
-            failure=None if whole else drawn.trajectories[0].failure,
-        )
+        search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
+        drawn = await search.try_out(search.room(self.n), purpose=())
+        for trajectory, score in zip(drawn, await search.score(drawn), strict=True):
+            search.keep(trajectory, score)
+        return await search.best()

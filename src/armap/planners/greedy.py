@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import Literal
 
-from armap.planners.rollouts import rollouts
+from armap.planners.search import Search
 from armap.protocols import Policy, RewardModel, World
-from armap.types import Candidate, Record, SearchResult, Task
+from armap.types import Record, SearchBudget, SearchResult, Task
 
 
 class Greedy(Record):
@@ -15,17 +15,14 @@ class Greedy(Record):
 
     name: Literal["greedy"] = "greedy"
     """Name in records and reports."""
+    budget: SearchBudget = SearchBudget()
+    """What one search may spend."""
 
     async def plan(
         self, task: Task, world: World, policy: Policy, reward_model: RewardModel, rng: Random
     ) -> SearchResult:
         """Try `task` once; see `armap.protocols.Planner`."""
-        drawn = await rollouts(task, world, policy, n=1, rng=rng, greedy=True)
-        (trajectory,) = drawn.trajectories
-        return SearchResult(
-            task=task,
-            planner=self.name,
-            candidates=(Candidate(trajectory=trajectory),),
-            answer=None if trajectory.failure else 0,
-            failure=trajectory.failure,
-        )
+        search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
+        for trajectory in await search.try_out(search.room(1), purpose=(), greedy=True):
+            search.keep(trajectory, None)
+        return search.first()

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from armap.planners.rollouts import rollouts
+from armap.planners.search import Search
 from armap.protocols import Policy, RewardModel, World
-from armap.types import Candidate, Record, SearchResult, Task
+from armap.types import Record, SearchBudget, SearchResult, Task
 
 
 class Sampling(Record):
@@ -22,18 +22,14 @@ class Sampling(Record):
     """Name in records and reports."""
     n: int = Field(default=10, gt=0)
     """Trajectories drawn."""
+    budget: SearchBudget = SearchBudget()
+    """What one search may spend."""
 
     async def plan(
         self, task: Task, world: World, policy: Policy, reward_model: RewardModel, rng: Random
     ) -> SearchResult:
         """Try `task` `n` times; see `armap.protocols.Planner`."""
-        drawn = await rollouts(task, world, policy, n=self.n, rng=rng)
-        first = drawn.trajectories[0]
-        return SearchResult(
-            task=task,
-            planner=self.name,
-            candidates=tuple(Candidate(trajectory=trajectory) for trajectory in drawn.trajectories),
-            answer=None if first.failure else 0,
-            merged_proposals=drawn.merged_proposals,
-            failure=first.failure,
-        )
+        search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
+        for trajectory in await search.try_out(search.room(self.n), purpose=()):
+            search.keep(trajectory, None)
+        return search.first()
