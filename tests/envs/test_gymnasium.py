@@ -136,7 +136,7 @@ def test_only_the_copying_one_promises_snapshots():
 
 @pytest.mark.parametrize(
     ("env_id", "make", "tasks"),
-    [("armap/Toy-v0", Toy, TOY_TASKS), ("armap/Game24-v0", Game24, game24.tasks(1, 100, split="train"))],
+    [("mine/Toy-v0", Toy, TOY_TASKS), ("mine/Game24-v0", Game24, game24.tasks(1, 100, split="train"))],
 )
 def test_ours_pass_the_checker_of_gymnasium_without_a_warning(env_id, make, tasks):
     register(env_id, make, tasks)

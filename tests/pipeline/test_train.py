@@ -128,7 +128,11 @@ async def test_a_kill_before_the_last_rename_leaves_no_half_model(tmp_path):
     (tmp_path / ".reward_model.draft" / "left_over").write_bytes(b"")
     with run_folder(tmp_path) as run:
         await run_train(run)
-    assert sorted(path.name for path in (tmp_path / "reward_model").iterdir()) == ["README.md", "linear.npy"]
+    assert sorted(path.name for path in (tmp_path / "reward_model").iterdir()) == [
+        "README.md",
+        "calibration.json",
+        "linear.npy",
+    ]
 
 
 async def test_the_model_card_is_front_matter_and_text_with_the_numbers_of_this_run(tmp_path):
