@@ -114,9 +114,7 @@ def load(model: str) -> LocalModel:
         # transformers' GGUF reader draws a progress bar that no setting turns off.
         with redirect_stderr(StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
-            network = AutoModelForCausalLM.from_pretrained(
-                files.source, gguf_file=files.gguf_file, dtype=torch.float32, attn_implementation="sdpa"
-            )
+            network = AutoModelForCausalLM.from_pretrained(files.source, gguf_file=files.gguf_file, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
     return LocalModel(files.name, tokenizer, network.to(device()).eval())
@@ -174,7 +172,6 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
             output_loading_info=True,
             # Reported below in a sentence instead of raised.
             ignore_mismatched_sizes=True,
-            attn_implementation="sdpa",
         )
         processor = _load_processor(str(folder), config)
     except (OSError, ValueError, SafetensorError) as error:
@@ -314,7 +311,7 @@ def _new_causal(model: str, config: Any) -> Any:  # noqa: ANN401
     from transformers import AutoModelForSequenceClassification
 
     local = load(model)
-    network = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    network = AutoModelForSequenceClassification.from_config(config)
     lacking, _ = network.base_model.load_state_dict(local.network.base_model.state_dict(), strict=False)
     if lacking:
         raise ConfigError(f"{local.name} cannot carry a reward head: it lacks the weights {lacking[0]}.")
@@ -354,7 +351,6 @@ def _pretrained(family: Any, model: str, config: Any) -> Any:  # noqa: ANN401
             dtype="float32",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            attn_implementation="sdpa",
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _unloadable(model, error) from error

@@ -90,6 +90,7 @@ class Reader:
         eyes: reads pictures; None where the reward model cannot.
 
     Attributes:
+        tokenizer: the transformers tokenizer.
         count: trajectories read until now, once per time.
         shortened: those among them that were longer than the limit.
         images: pictures read until now.
@@ -109,7 +110,7 @@ class Reader:
         self.count = self.shortened = 0
         self.images = self.images_left_out = self.images_ignored = 0
         self._name = name
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._max_images = max_images if eyes else 0
         self._eyes = eyes
@@ -151,7 +152,7 @@ class Reader:
         for piece in rendering:
             if isinstance(piece, str):
                 # What looks like a control token was seen by the agent, and is text like any other.
-                tokens += self._tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
+                tokens += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
             elif self._eyes:
                 tokens += self._eyes.tokens(piece)
                 images[self._eyes.number(piece)] = piece

@@ -68,6 +68,7 @@ class TransformerRewardModel:
         name: identity for records.
         network: the network, for whoever trains it. What is kept of earlier calls is forgotten when `score` finds it
             in training mode.
+        processor: its tokenizer; of a vision-language model its processor.
         layout: how trajectories are computed: as `token trees`, or each alone in `padded batches`.
         computed_tokens: tokens computed by `score` until now.
         avoided_tokens: tokens that `score` would have computed without sharing beginnings.
@@ -83,7 +84,7 @@ class TransformerRewardModel:
         self.computed_tokens = 0
         self.avoided_tokens = 0
         self._kind = weights.kind(self.network.config)
-        self._processor = scorer.processor
+        self.processor = scorer.processor
         self._eyes = _Eyes(scorer, images) if self._kind == "vision" else None
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
@@ -164,7 +165,7 @@ class TransformerRewardModel:
     def score_blocking(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """Do what `score` does, in the caller's thread."""
         if self.network.training:
-            self._kept.clear()
+            self.forget()
             self.network.eval()
         read = [self.reader.read(trajectory) for trajectory in trajectories]
         tasks = [trajectory.task.instruction for trajectory in trajectories]
@@ -225,10 +226,14 @@ class TransformerRewardModel:
         """Those among them that were longer than the limit."""
         return self.reader.shortened
 
+    def forget(self) -> None:
+        """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""
+        self._kept.clear()
+
     def save(self, folder: Path) -> None:
         """Write the model in the Hugging Face layout."""
         self.network.save_pretrained(folder)
-        self._processor.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
 
     @property
     def _tower(self) -> Any:  # noqa: ANN401 - transformers is untyped here
@@ -331,7 +336,7 @@ class TransformerRewardModel:
                 # How a network refuses a mask or a cache of its own making is its own affair.
                 return "padded batches"
             finally:
-                self._kept.clear()
+                self.forget()
         close = 1e-3 if self.network.dtype == torch.float32 else 5e-2
         scale = float(alone.abs().max()) + 1e-6
         same = all(float((alone - other).abs().max()) < close * scale for other in (together, later))
