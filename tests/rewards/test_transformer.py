@@ -137,8 +137,8 @@ async def test_a_trajectory_longer_than_the_network_reads_is_an_error(tmp_path):
 
 
 async def test_calls_about_one_task_compute_only_what_no_earlier_call_had(model, saved):
-    candidates = TRAJECTORIES[:60]
-    for start in range(0, 60, 7):
+    candidates = TRAJECTORIES[:30]
+    for start in range(0, 30, 7):
         await model.score(candidates[start : start + 7])
     in_parts = model.computed_tokens
     assert model.computed_tokens + model.avoided_tokens == sum(token_counts(saved, candidates))
