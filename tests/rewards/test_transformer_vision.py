@@ -285,8 +285,8 @@ def test_what_connects_eyes_and_text_can_be_trained_and_is_then_looked_through_a
 ):
     owner, _ = weights.text_tower(model.network)
     connector = owner.connector if hasattr(owner, "connector") else owner.visual.merger
-    connector.requires_grad_(True)
     before = model.score_blocking(trajectories)
+    connector.requires_grad_(True)
     model.network.train()
     optimizer = torch.optim.SGD(connector.parameters(), lr=0.1)
     trees, _ = model.trees(trajectories)

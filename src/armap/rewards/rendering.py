@@ -8,6 +8,7 @@ end are always whole.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -27,6 +28,11 @@ _OBSERVATION_CHARS = (None, 1600, 800, 400, 200, 100, 50, 0)
 """How much of an earlier observation is kept, tried in this order until a trajectory fits. Few and fixed steps, so that
 trajectories of one task that begin alike are mostly shortened alike."""
 
+IMAGE_PX = 512
+"""Longest side of a picture if nothing else is said; larger ones are scaled down."""
+PLACE_BITS = 14
+"""Bits of an image token's number that say which token of its picture it is."""
+
 Pieces = tuple[str | ImageRef, ...]
 """What is read, in order; no two texts follow each other."""
 
@@ -35,10 +41,9 @@ class ReadTrajectory(NamedTuple):
     """A trajectory as a network reads it."""
 
     tokens: tuple[int, ...]
-    """Token ids. A token that stands for a part of a picture has a number below zero instead, which is the same for the
-    same part of the same picture only, so that equal beginnings are equal in what they show."""
+    """Token ids, but those of pictures as `numbered`, so that equal beginnings are equal in what they show."""
     images: dict[int, ImageRef]
-    """Its pictures, each by the numbers of its tokens; see `Eyes`."""
+    """Its pictures by `number_of` them."""
     positions: list[list[int]]
     """`[L, 3]` time, height and width of each token where the network tells them apart; otherwise empty, and a token's
     place in the sequence is its position."""
@@ -70,13 +75,29 @@ class Eyes(Protocol):
         """Return the tokens of a picture, with the control tokens around it."""
         ...
 
-    def number(self, image: ImageRef) -> int:
-        """Return the number that a picture's tokens have in common."""
-        ...
-
     def positions(self, tokens: tuple[int, ...], images: dict[int, ImageRef]) -> list[list[int]]:
         """Return the positions of a sequence, as in `ReadTrajectory`."""
         ...
+
+
+def number_of(image: ImageRef) -> int:
+    """Return a number for what is in a picture."""
+    return int(image.sha256[:12], 16)
+
+
+def numbered(ids: Sequence[int], token_id: int, number: int) -> list[int]:
+    """Give each token that stands for a part of a picture a number of its own.
+
+    Args:
+        ids: the tokens of a picture, with the control tokens around it, which stay as they are.
+        token_id: the token that stands for any part of any picture.
+        number: of the picture.
+
+    Returns:
+        `-1 - (number << PLACE_BITS | place)` for the picture's tokens, whose places are counted from 0.
+    """
+    places = itertools.count(number << PLACE_BITS)
+    return [-1 - next(places) if token == token_id else token for token in ids]
 
 
 class Reader:
@@ -155,7 +176,7 @@ class Reader:
                 tokens += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
             elif self._eyes:
                 tokens += self._eyes.tokens(piece)
-                images[self._eyes.number(piece)] = piece
+                images[number_of(piece)] = piece
         return (*tokens, *self._after), images
 
     def _note(self, trajectory: Trajectory, rendering: Pieces, *, shortened: bool) -> None:
@@ -272,6 +293,15 @@ def open_image(png: bytes, *, limit_px: int) -> Image:
     # In place, never larger, and never changing the shape by more than rounding.
     image.thumbnail((limit_px, limit_px))
     return image
+
+
+def probe_image() -> bytes:
+    """Return a small picture to try a network out on, as the bytes of a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((32, 16)).save(file, "PNG")
+    return file.getvalue()
 
 
 def _marker(processor: Any) -> str:  # noqa: ANN401

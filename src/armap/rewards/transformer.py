@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -21,7 +20,8 @@ from transformers.utils import logging
 from armap import weights
 from armap.errors import ConfigError, RewardModelError
 from armap.images import ImageFolder
-from armap.rewards.rendering import Reader, ReadTrajectory, TrajectoryTree, merged, prepare_image
+from armap.rewards import rendering
+from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, TrajectoryTree
 from armap.tokentree import pack, pad
 from armap.types import ImageRef, Trajectory
 
@@ -33,10 +33,6 @@ _KEPT_TOKENS = 8192
 """Tokens whose keys and values are kept between calls; for a 135M model some 20 kB each."""
 _KEPT_IMAGE_TOKENS = 65536
 """Tokens of pictures whose features are kept; for a 3B model some 8 kB each."""
-_IMAGE_PX = 512
-"""Longest side of a picture if nothing else is said; larger ones are scaled down."""
-_PLACE_BITS = 14
-"""Bits of an image token's number that say which token of its picture it is."""
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -97,6 +93,8 @@ class TransformerRewardModel:
             max_images=getattr(config, "max_trajectory_images", None),
             eyes=self._eyes,
         )
+        if self._eyes:
+            self._try_out_eyes(self._eyes)
         if self._kind != "encoder" and not weights.attends_to_part(config, limit):
             self.layout = self._try_out()
 
@@ -108,7 +106,7 @@ class TransformerRewardModel:
         layers: int | None = None,
         max_tokens: int | None = None,
         max_images: int | None = None,
-        image_px: int = _IMAGE_PX,
+        image_px: int = rendering.IMAGE_PX,
         seed: int = 0,
         dtype: str = "float32",
         images: ImageFolder | None = None,
@@ -208,11 +206,7 @@ class TransformerRewardModel:
         return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
 
     def token_ids(self, trajectory: Trajectory) -> list[int]:
-        """Return a trajectory as token ids, shortened if it is longer than the limit.
-
-        Raises:
-            RewardModelError: it is too long however much is left out.
-        """
+        """Return a trajectory as token ids; see `Reader.read`."""
         of_images = self._eyes.token_id if self._eyes else 0
         return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
 
@@ -243,7 +237,7 @@ class TransformerRewardModel:
     def _merged(
         self, read: Sequence[ReadTrajectory], tasks: Sequence[str]
     ) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
-        return merged(read, tasks, tree_tokens=_TREE_TOKENS if self.layout == "token trees" else 0)
+        return rendering.merged(read, tasks, tree_tokens=_TREE_TOKENS if self.layout == "token trees" else 0)
 
     def _score_tasks(self, read: Sequence[ReadTrajectory], tasks: Sequence[str]) -> tuple[list[float], int]:
         """Return scores, and how many tokens were computed, trees of like length together."""
@@ -300,7 +294,6 @@ class TransformerRewardModel:
         return self._eyes.embedded(tokens, images, self._tower.get_input_embeddings())
 
     def _judged(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return `[..., ]` what the head says of `[..., D]` hidden states."""
         judge = weights.head(self.network)
         scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
         return scores.float()
@@ -337,46 +330,57 @@ class TransformerRewardModel:
                 return "padded batches"
             finally:
                 self.forget()
+        return "token trees" if self._agree(alone, together) and self._agree(alone, later) else "padded batches"
+
+    def _try_out_eyes(self, eyes: _Eyes) -> None:
+        """Check that parts put together here see what the whole network sees: some families mask pictures their way."""
+        with torch.no_grad():
+            read, prepared = eyes.probe()
+            inputs = {name: one.to(self.network.device) for name, one in prepared.items()}
+            whole = self._judged(self.network.base_model(**inputs, use_cache=False).last_hidden_state[0, -1:])
+            parts = torch.tensor(self._score_tasks([read], [""])[0])
+        if not self._agree(whole.cpu(), parts):
+            raise ConfigError(
+                f"A {self.network.config.model_type} model cannot be a backbone: it reads pictures in a way of its own."
+            )
+
+    def _agree(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         close = 1e-3 if self.network.dtype == torch.float32 else 5e-2
-        scale = float(alone.abs().max()) + 1e-6
-        same = all(float((alone - other).abs().max()) < close * scale for other in (together, later))
-        return "token trees" if same else "padded batches"
+        return bool((one - other).abs().max() < close * (one.abs().max() + 1e-6))
 
 
 class _Eyes:
-    """The part of a vision-language model that sees, and what it saw lately.
-
-    A token of a picture is numbered `-1 - (number << _PLACE_BITS | place)`: the number is the picture's, from its
-    content, and the place counts the picture's tokens.
-
-    Args:
-        scorer: a vision-language model.
-        images: where the pictures are; None if there are none.
-    """
+    """The part of a vision-language model that sees, and what it saw lately."""
 
     def __init__(self, scorer: weights.Scorer, images: ImageFolder | None) -> None:
         self._network = scorer.network
         self._processor = scorer.processor
         self._images = images
-        self._limit_px = getattr(self._network.config, "trajectory_image_px", _IMAGE_PX)
+        self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
         self._tokens: dict[int, list[int]] = {}
-        self._grids: dict[int, torch.Tensor] = {}
+        self._grids: dict[int, Any] = {}
         self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
         self.token_id: int = self._processor.image_token_id
 
-    def number(self, image: ImageRef) -> int:
-        return int(image.sha256[:12], 16)
-
     def tokens(self, image: ImageRef) -> list[int]:
-        number = self.number(image)
+        number = rendering.number_of(image)
         if number not in self._tokens:
-            seen = self._prepared(image)
-            places = itertools.count(number << _PLACE_BITS)
-            ids = seen["input_ids"][0].tolist()
-            self._tokens[number] = [-1 - next(places) if token == self.token_id else token for token in ids]
-            if "image_grid_thw" in seen:
-                self._grids[number] = seen["image_grid_thw"]
+            self._take_in(number, self._prepared(image))
         return self._tokens[number]
+
+    def probe(self) -> tuple[ReadTrajectory, dict[str, torch.Tensor]]:
+        """Return a picture as a trajectory, and as the whole network reads it."""
+        prepared = rendering.prepare_image(self._processor, rendering.probe_image(), limit_px=32)
+        image = ImageRef(sha256="0" * 64, width_px=32, height_px=16)
+        self._take_in(0, prepared)
+        self._features[0] = self._look(prepared)
+        tokens = tuple(self._tokens[0])
+        return ReadTrajectory(tokens, {0: image}, self.positions(tokens, {0: image})), prepared
+
+    def _take_in(self, number: int, prepared: dict[str, torch.Tensor]) -> None:
+        ids = prepared["input_ids"][0].tolist()
+        self._tokens[number] = rendering.numbered(ids, self.token_id, number)
+        self._grids[number] = prepared.get("image_grid_thw")
 
     def positions(self, tokens: tuple[int, ...], images: dict[int, ImageRef]) -> list[list[int]]:
         base = self._network.base_model
@@ -385,7 +389,7 @@ class _Eyes:
         ids = torch.tensor([tokens])
         of_images = ids < 0
         # A picture begins with its token of place 0.
-        first = [-1 - token >> _PLACE_BITS for token in tokens if token < 0 and (-1 - token) % (1 << _PLACE_BITS) == 0]
+        first = [-1 - token >> PLACE_BITS for token in tokens if token < 0 and (-1 - token) % (1 << PLACE_BITS) == 0]
         found, _ = base.get_rope_index(
             input_ids=ids.masked_fill(of_images, self.token_id),
             mm_token_type_ids=of_images.int(),
@@ -401,10 +405,10 @@ class _Eyes:
         if not bool(of_images.any()):
             return {"inputs_embeds": embeds}
         numbers = -1 - tokens[of_images]
-        there, which = torch.unique(numbers >> _PLACE_BITS, return_inverse=True)
+        there, which = torch.unique(numbers >> PLACE_BITS, return_inverse=True)
         features = [self._seen(images[number]) for number in there.tolist()]
         starts = torch.tensor([0, *(one.shape[1] for one in features)], device=tokens.device).cumsum(0)[:-1]
-        found = torch.cat(features, 1)[:, starts[which] + numbers % (1 << _PLACE_BITS)].to(embeds.dtype)
+        found = torch.cat(features, 1)[:, starts[which] + numbers % (1 << PLACE_BITS)].to(embeds.dtype)
         embeds = embeds.index_put(of_images.nonzero(as_tuple=True), found[0])
         # Some networks look again, and add what they see to the first layers.
         again = {"visual_pos_masks": of_images, "deepstack_visual_embeds": list(found[1:])} if len(found) > 1 else {}
@@ -412,35 +416,35 @@ class _Eyes:
 
     def _seen(self, image: ImageRef) -> torch.Tensor:
         """Return `[1 + A, T, D]` features of a picture's T tokens: for the input, and for A layers after it."""
-        number = self.number(image)
-        if number in self._features:
+        number = rendering.number_of(image)
+        # Features of weights that are being trained are gone with the next step.
+        owner, text = weights.text_tower(self._network)
+        others = (part for name, part in owner.named_children() if name != text)
+        lasting = not any(weight.requires_grad for part in others for weight in part.parameters())
+        if lasting and number in self._features:
             self._features.move_to_end(number)
             return self._features[number]
-        inputs = {name: value.to(self._network.device) for name, value in self._prepared(image).items()}
-        for unread in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            inputs.pop(unread, None)
-        out = self._network.base_model.get_image_features(**inputs, return_dict=True)
-        again = [torch.cat(list(layer)) for layer in getattr(out, "deepstack_features", None) or []]
-        features = torch.stack([torch.cat(list(out.pooler_output)), *again])
+        features = self._look(self._prepared(image))
         if features.shape[1] != sum(token < 0 for token in self.tokens(image)):
             raise ConfigError(
                 f"The processor and the network of {self._network.config.model_type} disagree about the size of "
                 "pictures; take both from the same checkpoint."
             )
-        # Features of weights that are being trained are gone with the next step.
-        if not any(weight.requires_grad for weight in self._weights()):
+        if lasting:
             self._features[number] = features
             while sum(one.shape[1] for one in self._features.values()) > _KEPT_IMAGE_TOKENS:
                 self._features.popitem(last=False)
         return features
 
-    def _weights(self) -> Iterator[torch.nn.Parameter]:
-        """Return the weights that decide what is seen."""
-        owner, text = weights.text_tower(self._network)
-        return (weight for name, part in owner.named_children() if name != text for weight in part.parameters())
+    def _look(self, prepared: dict[str, torch.Tensor]) -> torch.Tensor:
+        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        inputs = {name: one.to(self._network.device) for name, one in prepared.items() if name not in text}
+        out = self._network.base_model.get_image_features(**inputs, return_dict=True)
+        again = [torch.cat(list(layer)) for layer in getattr(out, "deepstack_features", None) or []]
+        return torch.stack([torch.cat(list(out.pooler_output)), *again])
 
     def _prepared(self, image: ImageRef) -> dict[str, torch.Tensor]:
         """Return what the processor makes of a picture."""
         if self._images is None:
             raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
-        return prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
+        return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
