@@ -26,7 +26,7 @@ from armap.tokentree import pack, pad
 from armap.types import ImageRef, Trajectory
 
 _TREE_TOKENS = 2048
-"""Longest token tree: attention is quadratic in it, while every split computes the shared beginning again."""
+"""Longest token tree of a small network: attention is quadratic in it, but a split computes its beginning again."""
 _PASS_TOKENS = 4096
 """Most tokens in one pass of the network, padding included."""
 _KEPT_TOKENS = 8192
@@ -74,18 +74,18 @@ class TransformerRewardModel:
     """
 
     def __init__(self, scorer: weights.Scorer, images: ImageFolder | None = None) -> None:
-        self.name = scorer.name
-        self.network = scorer.network
+        self.name, self.network = scorer.name, scorer.network
         self.layout: Literal["token trees", "padded batches"] = "padded batches"
-        self.computed_tokens = 0
-        self.avoided_tokens = 0
+        self.computed_tokens = self.avoided_tokens = 0
         self._kind = weights.kind(self.network.config)
         self.processor = scorer.processor
         self._eyes = _Eyes(scorer, images) if self._kind == "vision" else None
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
-        config, limit = self.network.config, weights.longest_text(scorer)
-        limit = getattr(config, "max_trajectory_tokens", limit)
+        config = self.network.config
+        # At six hidden sizes attention costs as much as all else, so wide networks are best off with long trees.
+        self._tree_tokens = max(_TREE_TOKENS, 4 * config.get_text_config().hidden_size)
+        limit = getattr(config, "max_trajectory_tokens", weights.longest_text(scorer))
         self.reader = Reader(
             self.name,
             getattr(scorer.processor, "tokenizer", scorer.processor),
@@ -237,7 +237,7 @@ class TransformerRewardModel:
     def _merged(
         self, read: Sequence[ReadTrajectory], tasks: Sequence[str]
     ) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
-        return rendering.merged(read, tasks, tree_tokens=_TREE_TOKENS if self.layout == "token trees" else 0)
+        return rendering.merged(read, tasks, tree_tokens=self._tree_tokens if self.layout == "token trees" else 0)
 
     def _score_tasks(self, read: Sequence[ReadTrajectory], tasks: Sequence[str]) -> tuple[list[float], int]:
         """Return scores, and how many tokens were computed, trees of like length together."""
@@ -258,7 +258,7 @@ class TransformerRewardModel:
         computed = 0
         waiting: list[int] = []
         for i in sorted(range(len(read)), key=lambda i: read[i].tokens):
-            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > _TREE_TOKENS:
+            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > self._tree_tokens:
                 computed += self._grow(kept, waiting, found)
                 kept, waiting = _Kept(TrajectoryTree(), DynamicCache(), []), []
             kept.tree.add_trajectory(read[i])
