@@ -494,7 +494,7 @@ def test_control_tokens_around_pictures_are_kept(images, tmp_path):
     [
         ({"score.weight": None}, "lack score.weight"),
         ({"score.bias": None}, "lack score.bias"),
-        ({"model.language_model.norm.weight": None}, "norm.weight"),
+        ({"model.language_model.model.norm.weight": None}, "norm.weight"),
         ({"score.weight": torch.ones(2, 32), "score.bias": torch.ones(2)}, "2 labels"),
         ({"score.weight": torch.zeros(1, 32)}, "not trained"),
     ],

@@ -295,8 +295,11 @@ def _check_head(head: nn.Linear, where: Path) -> None:
 
 def _ready(network: VilaForSequenceClassification, dtype: str | None) -> VilaForSequenceClassification:
     """Put the network where it runs, and freeze what sees, as ARMAP's trainer does."""
-    # Not the head: with 8 bits after the point a score would hardly tell good from better.
-    network.model.to(dtype and getattr(torch, dtype))
+    if dtype:
+        # Not the head: with 8 bits after the point a score would hardly tell good from better. And not the buffers, in
+        # which the language model keeps what turns by positions.
+        for weight in network.model.parameters():
+            weight.data = weight.data.to(getattr(torch, dtype))
     network = network.to(weights.device()).eval()
     network.model.requires_grad_(False)
     network.model.language_model.requires_grad_(True)
