@@ -22,7 +22,6 @@ HIDDEN = 32
 TOWER = 24
 LAYERS = 2
 VOCABULARY = 400
-MARKS = ["<im_start>", "<im_end>"]
 TEXT = """
 Task: Leave with the red cube. On shelf: green ball, blue cone, red cube. You hold nothing. Thought: take it.
 Action: take the red cube. Action: leave. You left with the red cube. Illegal action, you hold the green ball.
@@ -38,7 +37,6 @@ def make_tiny_vila(
     seed: int = 0,
     projector: str = "mlp_downsample",
     max_tokens: int = 4096,
-    start_end: bool = False,
     **top: Any,
 ) -> Path:
     """Write a checkpoint.
@@ -49,12 +47,11 @@ def make_tiny_vila(
         seed: of the weights.
         projector: its `mm_projector_type`.
         max_tokens: longest sequence.
-        start_end: with control tokens around every picture.
         top: other settings of the top configuration file.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        llm = _llm(folder / "llm", max_tokens, MARKS if start_end else [])
+        llm = _llm(folder / "llm", max_tokens)
         tower = _tower(folder / "vision_tower", patches)
         write_projector(folder / "mm_projector", projector)
     settings = {
@@ -69,7 +66,7 @@ def make_tiny_vila(
         "mm_projector_cfg": {"_name_or_path": "./mm_projector", "mm_projector_type": projector},
         "mm_projector_lr": None,
         "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": start_end,
+        "mm_use_im_start_end": False,
         "mm_vision_select_feature": "cls_patch",
         "mm_vision_select_layer": -2,
         "model_dtype": "torch.bfloat16",
@@ -173,8 +170,8 @@ def make_tiny_adapter(
     return folder
 
 
-def _llm(folder: Path, max_tokens: int, marks: list[str]) -> dict[str, Any]:
-    vocabulary = _write_tokenizer(folder, marks)
+def _llm(folder: Path, max_tokens: int) -> dict[str, Any]:
+    vocabulary = _write_tokenizer(folder)
     sizes = {
         "hidden_size": HIDDEN,
         "intermediate_size": 2 * HIDDEN,
@@ -215,7 +212,7 @@ def _llm(folder: Path, max_tokens: int, marks: list[str]) -> dict[str, Any]:
     return config
 
 
-def _write_tokenizer(folder: Path, marks: list[str]) -> int:
+def _write_tokenizer(folder: Path) -> int:
     """Write a SentencePiece model of Llama's kind, as it is published, and return how many tokens it has."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -236,7 +233,7 @@ def _write_tokenizer(folder: Path, marks: list[str]) -> int:
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     _write(folder / "special_tokens_map.json", special | {"pad_token": "<unk>"})
-    ids = {"<unk>": 0, "<s>": 1, "</s>": 2} | {mark: VOCABULARY + i for i, mark in enumerate(marks)}
+    ids = {"<unk>": 0, "<s>": 1, "</s>": 2}
     kind = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {
         "add_bos_token": True,
@@ -253,9 +250,7 @@ def _write_tokenizer(folder: Path, marks: list[str]) -> int:
         "use_default_system_prompt": False,
     }
     _write(folder / "tokenizer_config.json", config | special)
-    if marks:
-        _write(folder / "added_tokens.json", {mark: ids[mark] for mark in marks})
-    return VOCABULARY + len(marks)
+    return VOCABULARY
 
 
 def _tower(folder: Path, patches: int) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import math
@@ -24,7 +25,8 @@ from armap.rewards.fitting import TransformerFit  # noqa: E402
 from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
 from armap.rewards.vila import VilaRewardModel  # noqa: E402
 from armap.types import Action, ImageRef, Observation, Step, Task, Trajectory  # noqa: E402
-from tiny_vila import LAYERS, MARKS, VOCABULARY, make_tiny_adapter, make_tiny_vila, write_projector  # noqa: E402
+from armap.weights import Scorer  # noqa: E402
+from tiny_vila import LAYERS, make_tiny_adapter, make_tiny_vila, write_projector  # noqa: E402
 
 from .toy_pairs import toy_pairs  # noqa: E402
 
@@ -37,8 +39,6 @@ SIZES = [(64, 48), (30, 90), (200, 200), (40, 40)]
 
 def png(seed: int, size: tuple[int, int]) -> bytes:
     """Return a picture of random dots in colour."""
-    import io
-
     file = io.BytesIO()
     Image.frombytes("RGB", size, Random(seed).randbytes(3 * size[0] * size[1])).save(file, "PNG")
     return file.getvalue()
@@ -91,9 +91,7 @@ def reference(checkpoint: Path, images: ImageFolder, trajectory: Trajectory, hea
         if isinstance(piece, str):
             parts.append(embedded[model.encode(piece)])
         else:
-            seen = project(checkpoint, look(checkpoint, pixels(checkpoint, images, piece), top))
-            start, end = ([embedded[[VOCABULARY + i]]] if top["mm_use_im_start_end"] else [] for i in (0, 1))
-            parts += [*start, seen, *end]
+            parts.append(project(checkpoint, look(checkpoint, pixels(checkpoint, images, piece), top)))
     hidden = read(torch.cat(parts), weights, text)
     return float(hidden[-1] @ head["weight"][0] + head["bias"][0])
 
@@ -111,8 +109,6 @@ def add_lora(weights: dict, adapter: Path) -> None:
 
 def pixels(checkpoint: Path, images: ImageFolder, ref: ImageRef) -> Any:
     """Return `[3, S, S]` numbers from -1 to 1."""
-    import io
-
     side = json.loads((checkpoint / "vision_tower" / "config.json").read_text())["image_size"]
     image = Image.open(io.BytesIO(images.read(ref)))
     if json.loads((checkpoint / "config.json").read_text())["image_aspect_ratio"] == "pad":
@@ -251,7 +247,6 @@ def head_of(model: VilaRewardModel) -> dict:
         {"image_aspect_ratio": None},
         {"mm_vision_select_layer": -1},
         {"mm_vision_select_layer": 1},
-        {"start_end": True},
     ],
     ids=str,
 )
@@ -284,18 +279,12 @@ def test_trajectories_that_begin_alike_are_computed_once_up_to_where_they_part(m
 
 def test_a_picture_is_looked_at_once_however_often_it_is_seen(model, images, tmp_path):
     private = ImageFolder(tmp_path / "images")
-    model = VilaRewardModel(model_parts(model), private)
+    model = VilaRewardModel(Scorer(model.name, model.processor, model.network), private)
     trajectory = play(private, [0, 0, 1])
     (first,) = model.score_blocking([trajectory])
     shutil.rmtree(private.path)
     model.forget()
     assert model.score_blocking([trajectory]) == pytest.approx([first], abs=1e-6)
-
-
-def model_parts(model: VilaRewardModel):
-    from armap.weights import Scorer
-
-    return Scorer(model.name, model.processor, model.network)
 
 
 def test_half_precision_gives_nearly_the_same_scores_and_an_exact_head(checkpoint, model, images):
@@ -351,7 +340,7 @@ def test_what_is_no_vila_is_refused_with_what_is_missing(damaged, tmp_path):
     [
         ("config.json", {"s2": True}, "several scales"),
         ("config.json", {"mm_vision_select_feature": "pooled"}, "pooled"),
-        ("config.json", {"mm_use_im_start_end": True}, "lacks <im_start>"),
+        ("config.json", {"mm_use_im_start_end": True}, "control tokens around pictures"),
         ("vision_tower/config.json", {"model_type": "clip_vision_model"}, "by a clip_vision_model"),
         ("mm_projector/config.json", {"mm_projector_type": "resampler"}, "resampler is not known"),
     ],
@@ -478,15 +467,6 @@ def test_an_adapter_is_saved_merged_with_the_limits_it_was_given(checkpoint, ada
         again.network.score.weight.cpu(), torch.load(adapter / "reward_head", weights_only=True)["weight"]
     )
     assert again.reader.images_left_out == model.reader.images_left_out > 0
-
-
-def test_control_tokens_around_pictures_are_kept(images, tmp_path):
-    model = VilaRewardModel.from_backbone(str(make_tiny_vila(tmp_path / "vila", start_end=True)), images=images)
-    model.save(tmp_path / "saved")
-    again = VilaRewardModel.load(tmp_path / "saved", images=images)
-    (trajectory, *_) = plays(images)[1:]
-    assert again.token_ids(trajectory) == model.token_ids(trajectory)
-    assert {VOCABULARY + i for i in range(len(MARKS))} < set(model.token_ids(trajectory))
 
 
 @pytest.mark.parametrize(

@@ -159,15 +159,7 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
     Source: llava/model/llava_arch.py and llava/model/utils.py, for what is where; the other sources for the settings.
     """
     settings = _settings(folder)
-    tower_kind = _settings(folder / "vision_tower").get("model_type")
-    if tower_kind != "siglip_vision_model" or settings.get("s2"):
-        what = "at several scales" if tower_kind == "siglip_vision_model" else f"by a {tower_kind}"
-        raise ConfigError(f"The model in {folder} sees {what}; only VILA 1.5 with a plain SigLIP tower can be read.")
-    features = settings.get("mm_vision_select_feature", "patch")
-    if features not in _FEATURES:
-        raise ConfigError(
-            f"mm_vision_select_feature in {folder / 'config.json'} is {features}, not cls_patch or patch."
-        )
+    _check_known(folder, settings)
     # Merged in 32 bits, rounded once.
     precision = getattr(torch, "float32" if adapter else dtype)
     tower = _part(SiglipVisionModel, folder / "vision_tower", precision)
@@ -179,10 +171,9 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
         text_config=llm.config,
         image_token_index=IMAGE_TOKEN_ID,
         vision_feature_layer=settings.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy=_FEATURES[features],
+        vision_feature_select_strategy=_FEATURES[settings.get("mm_vision_select_feature", "patch")],
         mm_projector_type=_settings(folder / "mm_projector").get("mm_projector_type"),
         image_aspect_ratio=settings.get("image_aspect_ratio"),
-        mm_use_im_start_end=settings.get("mm_use_im_start_end", False),
     )
     # Only the frame: the parts are there already.
     with torch.device("meta"):
@@ -191,6 +182,23 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
     network.model.language_model = llm.model
     network.model.multi_modal_projector = _read_projector(folder / "mm_projector", config)
     return network
+
+
+def _check_known(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse what other models in the same layout do."""
+    tower = _settings(folder / "vision_tower").get("model_type")
+    features = settings.get("mm_vision_select_feature", "patch")
+    unknown = {
+        f"sees by a {tower}": tower != "siglip_vision_model",
+        "sees at several scales": settings.get("s2"),
+        f"uses the {features} features of its tower": features not in _FEATURES,
+        "puts control tokens around pictures": settings.get("mm_use_im_start_end"),
+    }
+    for what, is_so in unknown.items():
+        if is_so:
+            raise ConfigError(
+                f"The model in {folder} {what}, which no VILA 1.5 with a SigLIP tower does; take one of these."
+            )
 
 
 def _part(family: Any, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - transformers is untyped here

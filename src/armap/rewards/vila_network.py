@@ -111,13 +111,10 @@ class VilaProcessor:
     def __init__(self, tokenizer: Any, image_processor: Any, config: LlavaConfig) -> None:  # noqa: ANN401
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        # VILA's conversations are not written by a template, and a picture has no more around it than said here.
+        # VILA's conversations are not written by a template, and there is nothing around its pictures.
         self.tokenizer.chat_template = None
         self._aspect_ratio: str | None = config.image_aspect_ratio
         self._ids = [IMAGE_TOKEN_ID] * _image_tokens(config)
-        if config.mm_use_im_start_end:
-            start, end = (_id(tokenizer, token) for token in ("<im_start>", "<im_end>"))
-            self._ids = [start, *self._ids, end]
 
     @classmethod
     def from_checkpoint(cls, folder: Path, config: LlavaConfig) -> Self:
@@ -178,10 +175,3 @@ def _image_tokens(config: LlavaConfig) -> int:
     if config.mm_projector_type == "mlp_downsample":
         return ((side + 1) // 2) ** 2
     return side**2 - 1 if config.vision_feature_select_strategy == "default" else side**2
-
-
-def _id(tokenizer: Any, token: str) -> int:  # noqa: ANN401
-    ids: dict[str, int] = tokenizer.get_vocab()
-    if token not in ids:
-        raise ConfigError(f"The tokenizer lacks {token}, which config.json wants around pictures; copy it again.")
-    return ids[token]
