@@ -33,11 +33,14 @@ def render(trajectory: Trajectory, *, observation_chars: int | None = None) -> s
     return "\n".join([*lines, trajectory.final_observation.text, CLOSING_QUESTION])
 
 
-def renderings(trajectory: Trajectory) -> Iterator[str]:
+def renderings(trajectory: Trajectory | str) -> Iterator[str]:
     """Return the renderings of a trajectory, the whole one first and the shortest last.
 
-    The instruction, every action and the end are whole in all of them.
+    The instruction, every action and the end are whole in all of them. A text is its own and only rendering.
     """
+    if isinstance(trajectory, str):
+        yield trajectory
+        return
     for chars in _OBSERVATION_CHARS:
         yield render(trajectory, observation_chars=chars)
 

@@ -134,15 +134,15 @@ class TransformerRewardModel:
             raise ConfigError(f"The model in {folder} has {head.shape[0]} labels; a reward model has one.")
         return cls(str(folder), tokenizer, network.to(weights.device()).eval())
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+    async def score(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.
 
-        Scores do not depend on the order or the company of a trajectory.
+        Scores do not depend on the order or the company of a trajectory. A text in place of one is scored as it stands.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self.score_blocking, tuple(trajectories))
 
-    def score_blocking(self, trajectories: Sequence[Trajectory]) -> list[float]:
+    def score_blocking(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Do what `score` does, in the caller's thread."""
         trees, places = self.trees(trajectories)
         self.network.eval()
@@ -157,13 +157,14 @@ class TransformerRewardModel:
         found = [scores[tree][end] for tree, end in places]
         for trajectory, score in zip(trajectories, found, strict=True):
             if not math.isfinite(score):
-                raise RewardModelError(f"{self.name} gives trajectory {trajectory.id!r} the score {score}")
+                what = "a text" if isinstance(trajectory, str) else f"trajectory {trajectory.id!r}"
+                raise RewardModelError(f"{self.name} gives {what} the score {score}")
         computed = sum(map(len, trees))
         self.computed_tokens += computed
         self.avoided_tokens += sum(trees[tree].depths[trees[tree].ends[end]] + 1 for tree, end in places) - computed
         return found
 
-    def trees(self, trajectories: Sequence[Trajectory]) -> tuple[list[TokenTree], list[tuple[int, int]]]:
+    def trees(self, trajectories: Sequence[Trajectory | str]) -> tuple[list[TokenTree], list[tuple[int, int]]]:
         """Merge trajectories of one task into token trees of bounded length.
 
         Returns:
@@ -178,19 +179,20 @@ class TransformerRewardModel:
         known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
         for trajectory in trajectories:
             ids = self.token_ids(trajectory)
-            key = (trajectory.task.instruction, tuple(ids))
+            task = "" if isinstance(trajectory, str) else trajectory.task.instruction
+            key = (task, tuple(ids))
             if key not in known:
-                tree = current.get(trajectory.task.instruction)
+                tree = current.get(task)
                 if tree is None or len(trees[tree]) + trees[tree].new_tokens(ids) > _TREE_TOKENS:
-                    tree = current[trajectory.task.instruction] = len(trees)
+                    tree = current[task] = len(trees)
                     trees.append(TokenTree())
                 trees[tree].add(ids)
                 known[key] = (tree, len(trees[tree].ends) - 1)
             places.append(known[key])
         return trees, places
 
-    def token_ids(self, trajectory: Trajectory) -> list[int]:
-        """Return a rendered trajectory as token ids, shortened if it is longer than the limit.
+    def token_ids(self, trajectory: Trajectory | str) -> list[int]:
+        """Return a rendered trajectory, or a text, as token ids, shortened if it is longer than the limit.
 
         Raises:
             RewardModelError: it is too long however much is left out.
