@@ -359,6 +359,8 @@ def make_app(
         },
         lifespan=lifespan,
     )
+    # A redirect would lead to wherever the request's Host header says.
+    app.router.redirect_slashes = False
     return _Guard(app, token=token, meters=meters)
 
 

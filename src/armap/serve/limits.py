@@ -28,8 +28,8 @@ class Limits(Record):
     """Length of a picture's file."""
     image_px: int = Field(default=2**24, ge=1)
     """Pixels of a picture: its width times its height."""
-    header_s: float = Field(default=10.0, gt=0)
-    """Time for the first line and the headers of a request."""
+    idle_s: float = Field(default=30.0, gt=0)
+    """Time without a request on a connection, within which the next one's first line and headers must arrive."""
     body_s: float = Field(default=60.0, gt=0)
     """Time for the body of a request."""
     fetch_s: float = Field(default=10.0, gt=0)

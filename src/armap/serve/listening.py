@@ -17,6 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from armap.errors import ConfigError
 from armap.serve.limits import Limits
 
+_KEEP_ALIVE_S = 15
+"""How long a connection is kept for the next request: longer than clients do, whose requests would meet its closing."""
+
 
 def serve(app: ASGIApp, *, host: str, port: int, limits: Limits, announce: Callable[[str], None]) -> None:
     """Serve until the process is interrupted or told to end; requests under way are answered first.
@@ -47,6 +50,7 @@ def serve(app: ASGIApp, *, host: str, port: int, limits: Limits, announce: Calla
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=limits.drain_s,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     with listener, suppress(KeyboardInterrupt):
         name = f"[{host}]" if ":" in host else host
@@ -119,7 +123,7 @@ class _Impatient(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop()
         elif self._patience is None and not self.transport.is_closing():
-            self._patience = self.loop.call_later(self._limits.header_s, self.transport.abort)
+            self._patience = self.loop.call_later(self._limits.idle_s, self.transport.abort)
 
     def _stop(self) -> None:
         if self._patience is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from armap.serve.batching import Batcher
 
@@ -26,13 +29,16 @@ class Meters:
         self._seconds = Histogram(
             "armap_request_seconds", "Time to the answer.", ("route",), buckets=_SECONDS, registry=self._registry
         )
-        for name, what, read in (
-            ("armap_waiting", "Trajectories that wait or are being scored.", lambda: batcher.held),
-            ("armap_batches", "Calls to the reward model until now.", lambda: batcher.batches),
-            ("armap_scored", "Trajectories and texts scored until now.", lambda: batcher.scored),
-            ("armap_read_tokens", "Tokens of those until now.", lambda: batcher.tokens),
-        ):
-            Gauge(name, what, registry=self._registry).set_function(read)
+        self._batcher = batcher
+        self._registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Return what the queue has counted, as the registry asks for it."""
+        queue = self._batcher
+        yield GaugeMetricFamily("armap_waiting", "Trajectories that wait or are being scored.", queue.held)
+        yield CounterMetricFamily("armap_batches", "Calls to the reward model.", queue.batches)
+        yield CounterMetricFamily("armap_scored", "Trajectories and texts scored.", queue.scored)
+        yield CounterMetricFamily("armap_read_tokens", "Tokens of those.", queue.tokens)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request; paths that are none of the service's are counted together."""
