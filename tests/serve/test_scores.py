@@ -1,7 +1,6 @@
 """Scores through the service, against those of the same reward model in this process."""
 
 import asyncio
-import json
 import math
 import os
 import signal
@@ -132,11 +131,6 @@ async def test_tokens_are_counted(client, local):
     assert answer["usage"]["prompt_tokens"] == sum(len(local.token_ids(one)) for one in TRAJECTORIES[:3])
 
 
-async def test_a_text_without_tokens_is_answered_somehow(client):
-    assert (await client.post("/classify", json={"input": ""})).status_code in (200, 422, 500)
-    assert (await client.get("/health")).status_code == 200
-
-
 async def test_many_planners_at_once_get_their_own_scores(remote, local):
     here = await local.score(TRAJECTORIES)
     asked = [TRAJECTORIES[i : i + 6] for i in range(0, 60, 3)]
@@ -146,8 +140,10 @@ async def test_many_planners_at_once_get_their_own_scores(remote, local):
 
 
 async def test_the_token_is_asked_for(server):
+    model = HTTPRewardModel(server.address)
     with pytest.raises(RewardModelError, match="ARMAP_SERVE_TOKEN"):
-        await HTTPRewardModel(server.address).score(TRAJECTORIES[:1])
+        await model.score(TRAJECTORIES[:1])
+    await model.close()
 
 
 async def test_the_model_is_named_after_its_folder_and_nothing_says_where_that_is(client, folder):
@@ -156,14 +152,8 @@ async def test_the_model_is_named_after_its_folder_and_nothing_says_where_that_i
     assert (await client.get("/v1/models")).json()["data"][0]["id"] == "judge"
 
 
-def test_a_planner_asks_the_service_by_its_address(server, tmp_path):
-    from armap.commands import load_reward_model
-
-    assert isinstance(load_reward_model(server.address), HTTPRewardModel)
-
-
 def test_the_service_ends_when_told_to(server):
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(timeout=60)
     assert "Traceback" not in server.process.stdout.read()
-    assert json.dumps(server.process.returncode) in ("0", "-15")
+    assert server.process.returncode in (0, -signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -24,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from armap.images import ImageFolder
 from armap.protocols import RewardModel
 from armap.rewards.conversation import Turn, as_trajectory
-from armap.serve.batching import Batcher, BusyError, NoScoreError, Scored, TooLongError
+from armap.serve.batching import Batcher, BusyError, NoScoreError, NothingToReadError, Scored, TooLongError
 from armap.serve.bodies import (
     ChatMessage,
     ChatRequest,
@@ -54,6 +55,8 @@ from armap.serve.pictures import Pictures, fetch, from_data_uri
 from armap.types import ImageRef, Trajectory
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _LABEL = "LABEL_0"
 """What transformers, and so vLLM, calls the only label of a model whose labels have no names."""
@@ -206,7 +209,10 @@ class _Service:
                 "This is longer than the reward model can read, even with its earlier observations shortened; "
                 "shorten the task, the actions or the last observations.",
             ) from None
-        except NoScoreError:
+        except NothingToReadError:
+            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "There is nothing to read in this.") from None
+        except NoScoreError as error:
+            _log.error("The reward model gave no score.", exc_info=error.__cause__)
             raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "The reward model gave no finite score.") from None
 
     async def _read(self, asked: TextRequest | ChatRequest, images: list[ImageRef]) -> list[Trajectory | str]:

@@ -42,7 +42,7 @@ class Scored(NamedTuple):
     score: float
     """What the reward model says."""
     tokens: int
-    """Tokens read; 0 where the reward model does not read tokens."""
+    """Tokens read; 1 where the reward model does not read tokens."""
 
 
 class BusyError(Exception):
@@ -61,8 +61,12 @@ class TooLongError(Exception):
     """The reward model cannot read so many tokens."""
 
 
+class NothingToReadError(Exception):
+    """A text has no tokens."""
+
+
 class NoScoreError(Exception):
-    """The reward model gave no finite score."""
+    """The reward model gave no finite score; why not is its cause."""
 
 
 class _Asked(NamedTuple):
@@ -119,6 +123,7 @@ class Batcher:
         Raises:
             BusyError: there is no room for all of them.
             TooLongError: one of them cannot be read.
+            NothingToReadError: one of them is empty.
             NoScoreError: the reward model failed on one of them.
         """
         if self._held + len(asked) > self._limit:
@@ -161,11 +166,11 @@ class Batcher:
         readable: list[_Asked] = []
         counts: list[int] = []
         for one, count in zip(batch, await asyncio.to_thread(self._token_counts, batch), strict=True):
-            if count is None:
-                _settle(one.answer, TooLongError())
-            else:
-                readable.append(one)
-                counts.append(count)
+            if not count:
+                _settle(one.answer, TooLongError() if count is None else NothingToReadError())
+                continue
+            readable.append(one)
+            counts.append(count)
         if readable:
             await self._score(readable, counts)
         each = (loop.time() - started) / len(batch)
@@ -182,29 +187,28 @@ class Batcher:
             for one, score, count in zip(batch, work.result(), counts, strict=True):
                 _settle(one.answer, Scored(score, count))
         elif len(batch) == 1:
-            _settle(batch[0].answer, failure)
+            nothing = NoScoreError()
+            nothing.__cause__ = failure
+            _settle(batch[0].answer, nothing)
         else:
             for one, count in zip(batch, counts, strict=True):
                 if not one.answer.done():
                     await self._score([one], [count])
 
     async def _scores(self, asked: Sequence[Trajectory | str]) -> list[float]:
-        try:
-            # Nobody asks for a text who has not looked at `reads_texts`.
-            scores = await self._model.score(cast(Sequence[Trajectory], asked))
-        except RewardModelError as error:
-            raise NoScoreError from error
+        # Nobody asks for a text who has not looked at `reads_texts`.
+        scores = await self._model.score(cast(Sequence[Trajectory], asked))
         if len(scores) != len(asked) or not all(map(math.isfinite, scores)):
-            raise NoScoreError
+            raise RewardModelError(f"{len(asked)} trajectories have the scores {scores}")
         return scores
 
     def _token_counts(self, batch: Sequence[_Asked]) -> list[int | None]:
-        """Return how many tokens each has, or None for more than can be read."""
+        """Return how many tokens each has: None for more than can be read, 1 where no tokens are read."""
         return [self._token_count(one.what) for one in batch]
 
     def _token_count(self, what: Trajectory | str) -> int | None:
         if not isinstance(self._model, ReadsTexts):
-            return 0
+            return 1
         try:
             return len(self._model.token_ids(what))
         except RewardModelError:

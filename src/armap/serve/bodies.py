@@ -136,7 +136,7 @@ ChatRequest = ClassificationChatRequest | PoolingChatRequest
 
 
 class UsageInfo(BaseModel):
-    """Tokens read; 0 of a reward model that reads no tokens."""
+    """Tokens read; 1 for each trajectory where the reward model reads no tokens."""
 
     prompt_tokens: int
     total_tokens: int
