@@ -30,8 +30,7 @@ def schema():
 
 
 def test_every_route_is_in_the_schema(schema):
-    operations = [found.ok() for found in schema.get_all_operations()]
-    assert sorted((one.method, one.path) for one in operations) == ROUTES
+    assert sorted((method, path) for path in schema for method in schema[path]) == ROUTES
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

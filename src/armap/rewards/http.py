@@ -221,7 +221,8 @@ def _checked(url: str) -> httpx.URL:
     except httpx.InvalidURL:
         root = httpx.URL("")
     # The address goes into records, so nothing in it may be a secret.
-    if root.scheme not in ("http", "https") or not root.host or root.userinfo or root.query or root.fragment:
+    plain = root.scheme in ("http", "https") and root.host and (root.port or 0) < 2**16
+    if not plain or root.userinfo or root.query or root.fragment:
         raise ConfigError(
             "The address of a reward model's server must be a plain http:// or https:// one, such as "
             "http://localhost:8025; its token belongs into ARMAP_SERVE_TOKEN."
