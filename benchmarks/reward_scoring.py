@@ -2,8 +2,9 @@
 
 Both score the same trajectories with the same weights, and must agree. The peer does what one writes with transformers
 alone: sorted by length, padded batches, a row for every trajectory. Ours computes shared beginnings once, in one call
-and from call to call. Two cases: sixteen candidates that a policy drew for one task, and the sixty-four nodes of a
-search tree, each the trajectory up to it; these are scored all at once, and as they come in a search, eight a call.
+and from call to call. The cases: sixteen siblings, different ways to the end from one state in the middle; sixteen
+candidates for a task, drawn from its start; and the sixty-four nodes of a search tree, each the trajectory up to it,
+scored all at once, and as they come in a search, eight a call.
 
 The world is made up, so that nothing has to be installed: six steps at most, observations of some eighty words, and at
 every state three actions, which the policy takes with the odds 6 : 3 : 1.
@@ -33,7 +34,7 @@ _TEXT = """a the red blue large small shirt shoe lamp table price dollars rating
 to search page next item description features reviews cotton wooden steel classic modern style free shipping option
 select ships from warehouse in two days returns accepted"""
 _STEPS = 6
-_REPEATS = 1
+_REPEATS = 3
 _BATCH_TOKENS = 4096
 """Most tokens in a batch of the peer, padding included."""
 
@@ -67,16 +68,29 @@ def draw(actions: Sequence[str], rng: Random) -> str:
     return f"click[{rng.choices(offered, (6, 3, 1))[0]}]"
 
 
-def siblings(count: int) -> list[Trajectory]:
-    """Return candidates for one task, drawn to the end."""
+def candidates(count: int) -> list[Trajectory]:
+    """Return trajectories drawn from the start to the end."""
     rng = Random(1)
-    found = []
-    for _ in range(count):
-        actions: list[str] = []
-        while len(actions) < _STEPS:
-            actions.append(draw(actions, rng))
-        found.append(trajectory(actions))
-    return found
+    return [trajectory(play((), rng)) for _ in range(count)]
+
+
+def siblings(count: int) -> list[Trajectory]:
+    """Return different trajectories drawn to the end from one state in the middle."""
+    rng = Random(1)
+    start = play((), rng)[: _STEPS // 2]
+    found: dict[tuple[str, ...], Trajectory] = {}
+    while len(found) < count:
+        actions = play(start, rng)
+        found[actions] = trajectory(actions)
+    return list(found.values())
+
+
+def play(start: Sequence[str], rng: Random) -> tuple[str, ...]:
+    """Return actions drawn to the end, after others."""
+    actions = tuple(start)
+    while len(actions) < _STEPS:
+        actions = (*actions, draw(actions, rng))
+    return actions
 
 
 def search_tree(count: int) -> list[Trajectory]:
@@ -166,9 +180,10 @@ def main() -> None:
         model = TransformerRewardModel.from_backbone(layers=12)
     except ConfigError as error:
         sys.exit(str(error))
-    candidates, nodes = siblings(16), search_tree(64)
+    nodes = search_tree(64)
     cases = {
-        "16 siblings": [candidates],
+        "16 siblings": [siblings(16)],
+        "16 candidates": [candidates(16)],
         "64-node tree, at once": [nodes],
         "64-node tree, 8 a call": [nodes[start : start + 8] for start in range(0, len(nodes), 8)],
     }

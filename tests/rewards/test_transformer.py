@@ -113,9 +113,10 @@ async def test_computed_and_avoided_tokens_add_up_to_those_of_plain_passes(model
     assert model.computed_tokens < 2 * length + 15
 
 
-async def test_trajectories_of_one_task_cost_less_than_plain_passes(model, saved):
+async def test_trajectories_of_one_task_cost_less_than_plain_passes_and_are_scored_alike(model, saved):
     candidates = TRAJECTORIES[:60]
-    await model.score(candidates)
+    expected = plain_scores(saved, [render(candidate) for candidate in candidates])
+    assert await model.score(candidates) == pytest.approx(expected, abs=1e-5)
     assert model.computed_tokens + model.avoided_tokens == sum(token_counts(saved, candidates))
     assert model.avoided_tokens > model.computed_tokens / 2
 

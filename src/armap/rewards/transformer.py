@@ -26,9 +26,11 @@ from armap.tokentree import pack, pad
 from armap.types import ImageRef, Trajectory
 
 _TREE_TOKENS = 2048
-"""Longest token tree: attention is quadratic in it, while every split computes the shared beginning again."""
+"""Longest token tree of a small network: attention is quadratic in it, but a split computes its beginning again."""
 _PASS_TOKENS = 4096
 """Most tokens in one pass of the network, padding included."""
+_GROW_TOKENS = 512
+"""Most new tokens of a tree in one pass, so that few of them are set against tokens that come after."""
 _KEPT_TOKENS = 8192
 """Tokens whose keys and values are kept between calls; for a 135M model some 20 kB each."""
 _KEPT_IMAGE_TOKENS = 65536
@@ -74,18 +76,18 @@ class TransformerRewardModel:
     """
 
     def __init__(self, scorer: weights.Scorer, images: ImageFolder | None = None) -> None:
-        self.name = scorer.name
-        self.network = scorer.network
+        self.name, self.network = scorer.name, scorer.network
         self.layout: Literal["token trees", "padded batches"] = "padded batches"
-        self.computed_tokens = 0
-        self.avoided_tokens = 0
+        self.computed_tokens = self.avoided_tokens = 0
         self._kind = weights.kind(self.network.config)
         self.processor = scorer.processor
         self._eyes = _Eyes(scorer, images) if self._kind == "vision" else None
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
-        config, limit = self.network.config, weights.longest_text(scorer)
-        limit = getattr(config, "max_trajectory_tokens", limit)
+        config = self.network.config
+        # At six hidden sizes attention costs as much as all else, so wide networks are best off with long trees.
+        self._tree_tokens = max(_TREE_TOKENS, 4 * config.get_text_config().hidden_size)
+        limit = getattr(config, "max_trajectory_tokens", weights.longest_text(scorer))
         self.reader = Reader(
             self.name,
             getattr(scorer.processor, "tokenizer", scorer.processor),
@@ -237,7 +239,7 @@ class TransformerRewardModel:
     def _merged(
         self, read: Sequence[ReadTrajectory], tasks: Sequence[str]
     ) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
-        return rendering.merged(read, tasks, tree_tokens=_TREE_TOKENS if self.layout == "token trees" else 0)
+        return rendering.merged(read, tasks, tree_tokens=self._tree_tokens if self.layout == "token trees" else 0)
 
     def _score_tasks(self, read: Sequence[ReadTrajectory], tasks: Sequence[str]) -> tuple[list[float], int]:
         """Return scores, and how many tokens were computed, trees of like length together."""
@@ -258,7 +260,7 @@ class TransformerRewardModel:
         computed = 0
         waiting: list[int] = []
         for i in sorted(range(len(read)), key=lambda i: read[i].tokens):
-            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > _TREE_TOKENS:
+            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > self._tree_tokens:
                 computed += self._grow(kept, waiting, found)
                 kept, waiting = _Kept(TrajectoryTree(), DynamicCache(), []), []
             kept.tree.add_trajectory(read[i])
@@ -272,22 +274,22 @@ class TransformerRewardModel:
     def _grow(self, kept: _Kept, waiting: Sequence[int], found: list[float]) -> int:
         """Compute and count a tree's new tokens, and put the scores of its last sequences into `found`."""
         tree, start = kept.tree, len(kept.scores)
-        new = len(tree) - start
-        if new:
+        mask, positions = tree.ancestors(start), self._positions([tree])
+        for begin in range(start, len(tree), _GROW_TOKENS):
+            end = min(begin + _GROW_TOKENS, len(tree))
             hidden = self._tower(
-                **self._embedded(self._padded([tree.tokens[start:]]), [tree]),
-                attention_mask=self._additive(tree.ancestors(start)[None, None]),
-                position_ids=self._positions([tree])[..., start:],
+                **self._embedded(self._padded([tree.tokens[begin:end]]), [tree]),
+                attention_mask=self._additive(mask[None, None, begin - start : end - start, :end]),
+                position_ids=positions[..., begin:end],
                 past_key_values=kept.cache,
                 use_cache=True,
             ).last_hidden_state
             kept.scores.extend(self._judged(hidden[0]).tolist())
-        for i, end in zip(waiting, tree.ends[len(tree.ends) - len(waiting) :], strict=True):
-            found[i] = kept.scores[end]
-        return new
+        for i, last in zip(waiting, tree.ends[len(tree.ends) - len(waiting) :], strict=True):
+            found[i] = kept.scores[last]
+        return len(tree) - start
 
     def _embedded(self, tokens: torch.Tensor, trees: Sequence[TrajectoryTree]) -> dict[str, Any]:
-        """Return what the text tower reads for tokens, pictures put in."""
         if self._eyes is None:
             return {"input_ids": tokens}
         images = {number: image for tree in trees for number, image in tree.images.items()}
@@ -309,7 +311,6 @@ class TransformerRewardModel:
         return torch.from_numpy(pad(rows)).to(self.network.device)
 
     def _additive(self, mask: NDArray[np.bool_]) -> torch.Tensor:
-        """Return a mask as transformers adds it to the logits of attention."""
         dtype = self.network.dtype
         added = torch.zeros(mask.shape, dtype=dtype)
         return added.masked_fill_(torch.from_numpy(~mask), torch.finfo(dtype).min).to(self.network.device)
@@ -444,7 +445,6 @@ class _Eyes:
         return torch.stack([torch.cat(list(out.pooler_output)), *again])
 
     def _prepared(self, image: ImageRef) -> dict[str, torch.Tensor]:
-        """Return what the processor makes of a picture."""
         if self._images is None:
             raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
         return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
