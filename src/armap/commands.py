@@ -363,7 +363,7 @@ def load_reward_model(place: str | Path, images: ImageFolder | None = None) -> R
     require_local_extra()
     from armap.rewards.transformer import TransformerRewardModel
 
-    return TransformerRewardModel.load(folder)
+    return TransformerRewardModel.load(folder, images=images)
 
 
 def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:

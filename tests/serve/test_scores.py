@@ -116,7 +116,11 @@ async def test_what_cannot_be_shortened_enough_is_an_error(remote):
 
 
 async def test_texts_are_scored_as_transformers_alone_would(client, folder):
-    texts = ["Task: red cube", *(render(one) for one in TRAJECTORIES[:10]), *(text for text in ODD if text.strip())]
+    texts = [
+        "Task: red cube",
+        *(render(one) for one in TRAJECTORIES[:10]),
+        *(text for text in ODD if text.strip() and "<" not in text),
+    ]
     answer = (await client.post("/classify", json={"input": texts})).json()
     found = [one["probs"][0] for one in answer["data"]]
     assert found == pytest.approx(plain_scores(folder, texts), abs=1e-5)

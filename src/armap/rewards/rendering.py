@@ -137,8 +137,8 @@ class Reader:
         self._eyes = eyes
         self._before, self._after = _frame(tokenizer)
 
-    def read(self, trajectory: Trajectory) -> ReadTrajectory:
-        """Return a trajectory as tokens, shortened if it is longer than the limit.
+    def read(self, trajectory: Trajectory | str) -> ReadTrajectory:
+        """Return a trajectory, or a text as it stands, as tokens, shortened if it is longer than the limit.
 
         Raises:
             RewardModelError: it is too long however much is left out.
@@ -179,7 +179,7 @@ class Reader:
                 images[number_of(piece)] = piece
         return (*tokens, *self._after), images
 
-    def _note(self, trajectory: Trajectory, rendering: Pieces, *, shortened: bool) -> None:
+    def _note(self, trajectory: Trajectory | str, rendering: Pieces, *, shortened: bool) -> None:
         shown = sum(isinstance(piece, ImageRef) for piece in rendering)
         hidden = _images_in(trajectory) - shown
         self.count += 1
@@ -219,13 +219,16 @@ def pieces(trajectory: Trajectory, *, max_images: int | None, observation_chars:
     return _joined([*lines, CLOSING_QUESTION])
 
 
-def renderings(trajectory: Trajectory, *, max_images: int | None) -> Iterator[Pieces]:
+def renderings(trajectory: Trajectory | str, *, max_images: int | None) -> Iterator[Pieces]:
     """Return the renderings of a trajectory, the whole one first and the shortest last.
 
     Args:
-        trajectory: what is written out.
+        trajectory: what is written out; a text is its own and only rendering.
         max_images: most pictures in the first rendering; None for all.
     """
+    if isinstance(trajectory, str):
+        yield (trajectory,)
+        return
     for chars in _OBSERVATION_CHARS:
         yield pieces(trajectory, max_images=max_images, observation_chars=chars)
     there = _images_in(trajectory)
@@ -326,7 +329,9 @@ def _tiling(image_processor: Any, limit_px: int) -> dict[str, Any]:  # noqa: ANN
     return {"size": {"longest_edge": across * tile["longest_edge"]}, "do_image_splitting": across > 1}
 
 
-def _images_in(trajectory: Trajectory) -> int:
+def _images_in(trajectory: Trajectory | str) -> int:
+    if isinstance(trajectory, str):
+        return 0
     observed = [step.observation.image for step in trajectory.steps]
     return sum(image is not None for image in [*observed, trajectory.final_observation.image])
 

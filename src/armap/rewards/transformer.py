@@ -150,10 +150,11 @@ class TransformerRewardModel:
         """
         return cls(weights.load_scorer(folder, dtype=dtype), images)
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+    async def score(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.
 
-        Scores do not depend on the order or the company of a trajectory. What is computed for trajectories of one task
+        Scores do not depend on the order or the company of a trajectory. A text in place of one is scored as it stands,
+        control tokens being text like any other. What is computed for trajectories of one task
         is kept for the next call about it.
 
         Raises:
@@ -162,13 +163,13 @@ class TransformerRewardModel:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self.score_blocking, tuple(trajectories))
 
-    def score_blocking(self, trajectories: Sequence[Trajectory]) -> list[float]:
+    def score_blocking(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Do what `score` does, in the caller's thread."""
         if self.network.training:
             self.forget()
             self.network.eval()
         read = [self.reader.read(trajectory) for trajectory in trajectories]
-        tasks = [trajectory.task.instruction for trajectory in trajectories]
+        tasks = [_task(trajectory) for trajectory in trajectories]
         # Not inference mode: its tensors could not be used again in training, and features of pictures are.
         with torch.no_grad():
             if self.layout == "token trees" and len(set(tasks)) == 1:
@@ -177,12 +178,13 @@ class TransformerRewardModel:
                 found, computed = self._score_tasks(read, tasks)
         for trajectory, score in zip(trajectories, found, strict=True):
             if not math.isfinite(score):
-                raise RewardModelError(f"{self.name} gives trajectory {trajectory.id!r} the score {score}")
+                what = "a text" if isinstance(trajectory, str) else f"trajectory {trajectory.id!r}"
+                raise RewardModelError(f"{self.name} gives {what} the score {score}")
         self.computed_tokens += computed
         self.avoided_tokens += sum(len(one.tokens) for one in read) - computed
         return found
 
-    def trees(self, trajectories: Sequence[Trajectory]) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
+    def trees(self, trajectories: Sequence[Trajectory | str]) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
         """Merge trajectories of one task into token trees of bounded length; in padded batches each is a tree alone.
 
         Returns:
@@ -191,7 +193,7 @@ class TransformerRewardModel:
         Raises:
             RewardModelError: a trajectory is longer than the network can read.
         """
-        tasks = [trajectory.task.instruction for trajectory in trajectories]
+        tasks = [_task(trajectory) for trajectory in trajectories]
         return self._merged([self.reader.read(trajectory) for trajectory in trajectories], tasks)
 
     def forward(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
@@ -207,8 +209,8 @@ class TransformerRewardModel:
         hidden = self._tower(**self._embedded(tokens, trees), **where, use_cache=False).last_hidden_state
         return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
 
-    def token_ids(self, trajectory: Trajectory) -> list[int]:
-        """Return a trajectory as token ids; see `Reader.read`."""
+    def token_ids(self, trajectory: Trajectory | str) -> list[int]:
+        """Return a trajectory, or a text, as token ids; see `Reader.read`."""
         of_images = self._eyes.token_id if self._eyes else 0
         return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
 
@@ -348,6 +350,10 @@ class TransformerRewardModel:
     def _agree(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         close = 1e-3 if self.network.dtype == torch.float32 else 5e-2
         return bool((one - other).abs().max() < close * (one.abs().max() + 1e-6))
+
+
+def _task(trajectory: Trajectory | str) -> str:
+    return "" if isinstance(trajectory, str) else trajectory.task.instruction
 
 
 class _Eyes:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -20,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message
 
 from armap.images import ImageFolder
 from armap.protocols import RewardModel
@@ -44,12 +41,11 @@ from armap.serve.bodies import (
     TextPart,
     TextRequest,
     UsageInfo,
-    error_body,
     openapi,
     text_or_chat,
 )
+from armap.serve.guard import Guard, error_response
 from armap.serve.limits import Limits
-from armap.serve.listening import is_loopback
 from armap.serve.metrics import CONTENT_TYPE, Meters
 from armap.serve.pictures import Pictures, fetch, from_data_uri
 from armap.types import ImageRef, Trajectory
@@ -268,55 +264,6 @@ class _Service:
         return image
 
 
-class _Guard:
-    """Lets in only who may come in, and counts.
-
-    Args:
-        app: what is guarded.
-        token: what everyone has to show, but for asking after the service's health; None to let in everyone who calls
-            the service by a name of this machine, as a page from elsewhere in somebody's browser cannot.
-        meters: counts.
-    """
-
-    def __init__(self, app: ASGIApp, *, token: str | None, meters: Meters) -> None:
-        self._app = app
-        self._token = None if token is None else sha256(token.encode()).digest()
-        self._meters = meters
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.monotonic()
-        status = 0
-
-        async def note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        request = Request(scope)
-        try:
-            refusal = self._refusal(request)
-            await (self._app if refusal is None else refusal)(scope, receive, note)
-        finally:
-            self._meters.answered(scope["path"], status, time.monotonic() - started)
-
-    def _refusal(self, request: Request) -> Response | None:
-        if self._token is None:
-            if is_loopback(_name_in(request.headers.get("host", ""))):
-                return None
-            return _error(HTTPStatus.MISDIRECTED_REQUEST, "This service is for its own machine; call it localhost.")
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        equal = hmac.compare_digest(sha256(shown.strip().encode()).digest(), self._token)
-        if request.url.path == "/health" or (equal and scheme.lower() == "bearer"):
-            return None
-        response = _error(HTTPStatus.UNAUTHORIZED, "The token is missing or wrong.")
-        response.headers["WWW-Authenticate"] = "Bearer"
-        return response
-
-
 def make_app(
     model: RewardModel,
     *,
@@ -367,7 +314,7 @@ def make_app(
     )
     # A redirect would lead to wherever the request's Host header says.
     app.router.redirect_slashes = False
-    return _Guard(app, token=token, meters=meters)
+    return Guard(app, token=token, meters=meters)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -396,7 +343,7 @@ async def _left(receive: Callable[[], Awaitable[Message]]) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    response = _error(error.status, str(error), error.param)
+    response = error_response(error.status, str(error), error.param)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
@@ -404,7 +351,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = _error(error.status_code, f"{error.detail}.")
+    response = error_response(error.status_code, f"{error.detail}.")
     response.headers.update(error.headers or {})
     return response
 
@@ -415,11 +362,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed; its log says why.")
-
-
-def _error(status: int, message: str, param: str | None = None) -> Response:
-    return JSONResponse(error_body(status, message, param), status)
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed; its log says why.")
 
 
 def _busy(retry_after_s: int) -> Refusal:
@@ -443,11 +386,3 @@ def _value(asked: TextRequest | ChatRequest, scored: Scored) -> float:
 def _usage(found: Iterable[Scored]) -> UsageInfo:
     tokens = sum(one.tokens for one in found)
     return UsageInfo(prompt_tokens=tokens, total_tokens=tokens)
-
-
-def _name_in(host: str) -> str:
-    """Return the name in a Host header, or nothing if it holds none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
