@@ -96,6 +96,20 @@ def test_the_examples_are_what_the_simulator_says(environment):
         assert play(environment, example.task, example.actions) == example
 
 
+def test_what_made_nothing_else_possible_is_not_offered_again_until_something_is(other):
+    first = other.reset(task("find-living-thing 0")).actions
+    second = other.step("look around").observation.actions
+    third = other.step("look at picture").observation.actions
+    assert set(first) - set(second) == {"look around"}
+    assert set(first) - set(third) == {"look around", "look at picture"}
+    assert {"wait", "wait1"} <= set(other.step("wait").observation.actions)
+    saved = other.snapshot()
+    kitchen = other.step("teleport to kitchen").observation.actions
+    assert "look around" in kitchen
+    other.restore(saved)
+    assert other.step("look at air").observation.actions == third
+
+
 @pytest.mark.parametrize("name", ["chemistry-mix-paint-tertiary-color 30", "grow-fruit 93", "test-conductivity 679"])
 def test_equal_actions_give_equal_texts_in_every_process_whether_actions_are_listed_or_not(environment, other, name):
     start = task(name, step_limit=1000)

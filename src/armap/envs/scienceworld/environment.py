@@ -20,6 +20,8 @@ from armap.types import Observation, Record, Task, Trajectory
 _PAID = tuple(round(points * 2**40 / 100) / 2**40 for points in range(101))
 """What is paid in all for a score of so many points. With 40 binary digits, differences and sums are exact, so that a
 solved task is paid exactly 1 in whatever steps it is solved."""
+_REPEATED = {"wait", "wait1"}
+"""Offered again and again, for much takes time."""
 _SIMPLIFICATIONS = ("noElectricalAction", "openContainers", "openDoors", "selfWateringFlowerPots", "teleportAction")
 
 
@@ -60,6 +62,10 @@ class _Saved(NamedTuple):
     """Actions until now."""
     step_limit: int
     """Actions after which the episode is cut off."""
+    offered: tuple[str, ...]
+    """The actions worth choosing among."""
+    tried: frozenset[str]
+    """Those of them that have made no others possible."""
 
 
 class ScienceWorld:
@@ -72,8 +78,9 @@ class ScienceWorld:
     or after `step_limit` actions. Equal actions give equal observations, in whatever process.
 
     Args:
-        list_actions: let every observation list the actions worth choosing among. Finding them takes five times as long
-            as a step, and changes nothing of what happens.
+        list_actions: let every observation list the actions worth choosing among: those of use to some task, without
+            those that were done and made nothing else possible since. Finding them takes five times as long as a step,
+            and changes nothing of what happens.
     """
 
     inline: ClassVar[bool] = False
@@ -90,6 +97,8 @@ class ScienceWorld:
         self._best = 0
         self._steps = 0
         self._step_limit = 0
+        self._offered: tuple[str, ...] = ()
+        self._tried: frozenset[str] = frozenset()
 
     def reset(self, task: Task) -> Observation:
         """Furnish the house for a task and look around.
@@ -107,6 +116,7 @@ class ScienceWorld:
             self._best = 0
             self._steps = 0
             self._step_limit = start.step_limit or families()[start.task].step_limit
+            self._offered, self._tried = (), frozenset()
             return self._observe(simulator, answer)
 
     def step(self, action: str) -> StepResult:
@@ -120,6 +130,7 @@ class ScienceWorld:
         with self._running() as simulator:
             answer = simulator.step(action)
             self._steps += 1
+            self._tried |= {action} - _REPEATED
             terminated = answer.completed or answer.score < 0
             truncated = not terminated and self._steps == self._step_limit
             self._playing = not (terminated or truncated)
@@ -147,7 +158,7 @@ class ScienceWorld:
         if not self._playing:
             raise EnvError("scienceworld has no episode to save: call reset() before snapshot()")
         with self._running() as simulator:
-            return _Saved(simulator.save(), self._best, self._steps, self._step_limit)
+            return _Saved(simulator.save(), self._best, self._steps, self._step_limit, self._offered, self._tried)
 
     def restore(self, snapshot: object) -> None:
         """Go to a saved state; see `armap.protocols.Snapshots`.
@@ -159,7 +170,7 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.restore(snapshot.world)
-        self._best, self._steps, self._step_limit = snapshot[1:]
+        _, self._best, self._steps, self._step_limit, self._offered, self._tried = snapshot
         self._playing = True
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
@@ -182,8 +193,12 @@ class ScienceWorld:
             raise
 
     def _observe(self, simulator: Simulator, answer: Answer) -> Observation:
-        listed = self._list_actions and self._playing
-        return Observation(text=answer.text, actions=offered_actions(simulator.valid_actions()) if listed else None)
+        if not (self._list_actions and self._playing):
+            return Observation(text=answer.text)
+        offered = offered_actions(simulator.valid_actions())
+        if offered != self._offered:
+            self._offered, self._tried = offered, frozenset()
+        return Observation(text=answer.text, actions=tuple(action for action in offered if action not in self._tried))
 
 
 def _start(task: Task) -> _Start:
