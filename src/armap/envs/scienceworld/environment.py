@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from importlib import resources
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -20,8 +22,9 @@ from armap.types import Observation, Record, Task, Trajectory
 _PAID = tuple(round(points * 2**40 / 100) / 2**40 for points in range(101))
 """What is paid in all for a score of so many points. With 40 binary digits, differences and sums are exact, so that a
 solved task is paid exactly 1 in whatever steps it is solved."""
-_REPEATED = {"wait", "wait1"}
-"""Offered again and again, for much takes time."""
+_TIMES = {"wait1": 10}
+"""How often an action is offered while the same ones are possible; others once. No solution of the simulator's own
+solver waits longer than that for something to become possible."""
 _SIMPLIFICATIONS = ("noElectricalAction", "openContainers", "openDoors", "selfWateringFlowerPots", "teleportAction")
 
 
@@ -62,10 +65,10 @@ class _Saved(NamedTuple):
     """Actions until now."""
     step_limit: int
     """Actions after which the episode is cut off."""
-    offered: tuple[str, ...]
-    """The actions worth choosing among."""
-    tried: frozenset[str]
-    """Those of them that have made no others possible."""
+    possible: bytes
+    """Digest of the actions worth choosing among."""
+    done: tuple[tuple[bytes, str], ...]
+    """Actions until now, each with the digest of those it was chosen among."""
 
 
 class ScienceWorld:
@@ -79,7 +82,7 @@ class ScienceWorld:
 
     Args:
         list_actions: let every observation list the actions worth choosing among: those of use to some task, without
-            those that were done and made nothing else possible since. Finding them takes five times as long as a step,
+            those that were done before when the same ones were possible. Finding them takes five times as long as a step,
             and changes nothing of what happens.
     """
 
@@ -97,8 +100,8 @@ class ScienceWorld:
         self._best = 0
         self._steps = 0
         self._step_limit = 0
-        self._offered: tuple[str, ...] = ()
-        self._tried: frozenset[str] = frozenset()
+        self._possible = b""
+        self._done: tuple[tuple[bytes, str], ...] = ()
 
     def reset(self, task: Task) -> Observation:
         """Furnish the house for a task and look around.
@@ -116,7 +119,7 @@ class ScienceWorld:
             self._best = 0
             self._steps = 0
             self._step_limit = start.step_limit or families()[start.task].step_limit
-            self._offered, self._tried = (), frozenset()
+            self._possible, self._done = b"", ()
             return self._observe(simulator, answer)
 
     def step(self, action: str) -> StepResult:
@@ -130,7 +133,8 @@ class ScienceWorld:
         with self._running() as simulator:
             answer = simulator.step(action)
             self._steps += 1
-            self._tried |= {action} - _REPEATED
+            if self._list_actions:
+                self._done += ((self._possible, action),)
             terminated = answer.completed or answer.score < 0
             truncated = not terminated and self._steps == self._step_limit
             self._playing = not (terminated or truncated)
@@ -158,7 +162,7 @@ class ScienceWorld:
         if not self._playing:
             raise EnvError("scienceworld has no episode to save: call reset() before snapshot()")
         with self._running() as simulator:
-            return _Saved(simulator.save(), self._best, self._steps, self._step_limit, self._offered, self._tried)
+            return _Saved(simulator.save(), self._best, self._steps, self._step_limit, self._possible, self._done)
 
     def restore(self, snapshot: object) -> None:
         """Go to a saved state; see `armap.protocols.Snapshots`.
@@ -170,7 +174,7 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.restore(snapshot.world)
-        _, self._best, self._steps, self._step_limit, self._offered, self._tried = snapshot
+        _, self._best, self._steps, self._step_limit, self._possible, self._done = snapshot
         self._playing = True
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
@@ -196,9 +200,10 @@ class ScienceWorld:
         if not (self._list_actions and self._playing):
             return Observation(text=answer.text)
         offered = offered_actions(simulator.valid_actions())
-        if offered != self._offered:
-            self._offered, self._tried = offered, frozenset()
-        return Observation(text=answer.text, actions=tuple(action for action in offered if action not in self._tried))
+        self._possible = blake2b("\n".join(offered).encode(), digest_size=8).digest()
+        done = Counter(action for possible, action in self._done if possible == self._possible)
+        actions = tuple(action for action in offered if done[action] < _TIMES.get(action, 1))
+        return Observation(text=answer.text, actions=actions)
 
 
 def _start(task: Task) -> _Start:
