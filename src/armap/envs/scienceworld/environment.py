@@ -82,8 +82,8 @@ class ScienceWorld:
 
     Args:
         list_actions: let every observation list the actions worth choosing among: those of use to some task, without
-            those that were done before when the same ones were possible. Finding them takes five times as long as a step,
-            and changes nothing of what happens.
+            those that were done before when the same ones were possible. Finding them takes five times as long as a
+            step, and changes nothing of what happens.
     """
 
     inline: ClassVar[bool] = False
