@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import textwrap
 import warnings
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import typer
@@ -17,10 +19,11 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import AgentSettings, Workshop, agent_of
+from armap.commands import SERVE_TOKEN, AgentSettings, Workshop, agent_of, is_address, load_reward_model
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
+from armap.images import ImageFolder
 from armap.pipeline.evaluate import evaluate as measure
 from armap.pipeline.plan import AnyPlanner
 from armap.pipeline.report import metrics_table, write_report
@@ -29,6 +32,7 @@ from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.planners.sampling import Sampling
 from armap.rewards.fit_settings import FitSettings
+from armap.serve import require_extra as require_serve_extra
 from armap.store import RunFolder
 from armap.types import Budget, Metrics, SearchResult, TaskFailure, Trajectory
 
@@ -95,9 +99,22 @@ Data = Annotated[
     Path | None,
     typer.Option(resolve_path=True, help="Your own data, where the environment takes any; see armap data."),
 ]
-RewardModelFolder = Annotated[
-    Path | None,
-    typer.Option("--reward-model", resolve_path=True, help="Folder of a trained reward model; default: the run's own."),
+
+
+def _place(text: str) -> str:
+    """Return an address as it is, and a folder as it is found from anywhere."""
+    return text if is_address(text) else str(Path(text).resolve())
+
+
+RewardModelPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--reward-model",
+        parser=_place,
+        metavar="FOLDER|URL",
+        help="Folder of a trained reward model, or the address of a server that `armap serve` or vLLM runs, whose "
+        f"token is read from {SERVE_TOKEN}; default: the run's own.",
+    ),
 ]
 
 
@@ -332,7 +349,7 @@ def plan(
     run: Run = Path("runs/demo"),
     planner: Annotated[str, typer.Option(help="Who decides: greedy, sampling or best_of_n.")] = "best_of_n",
     n: Annotated[int, typer.Option(min=1, help="Trajectories, for sampling and best_of_n.")] = 30,
-    reward_model: RewardModelFolder = None,
+    reward_model: RewardModelPlace = None,
     as_json: Json = False,
 ) -> None:
     """Try one task with a trained reward model, and print what was done step by step."""
@@ -354,7 +371,7 @@ def evaluate(
     ] = ["greedy", "best_of_n"],  # noqa: B006 - typer reads the default and never changes it
     n: Annotated[int, typer.Option(min=1, help="Trajectories per task, for sampling and best_of_n.")] = 30,
     tasks: Annotated[int, typer.Option(min=1, help="Evaluation tasks, drawn from those of the run.")] = 40,
-    reward_model: RewardModelFolder = None,
+    reward_model: RewardModelPlace = None,
     concurrency: Concurrency = 4,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -448,6 +465,55 @@ def data(
         **counts,
         fingerprint=catalogue.fingerprint,
     )
+
+
+@app.command()
+def serve(
+    reward_model: Annotated[
+        Path, typer.Option("--reward-model", resolve_path=True, help="Folder of a trained reward model.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8025,
+    token_env: Annotated[
+        str, typer.Option(help="Environment variable with the token that everyone has to show, if there is one.")
+    ] = SERVE_TOKEN,
+    name: Annotated[str | None, typer.Option(help="The model's id; default: the name of its folder.")] = None,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Trajectories that may wait; beyond that requests are told to come back.")
+    ] = 256,
+    max_batch: Annotated[int, typer.Option(min=1, help="Trajectories scored together.")] = 32,
+    allow_remote_images: Annotated[
+        bool, typer.Option("--allow-remote-images", help="Fetch pictures from public addresses that requests name.")
+    ] = False,
+) -> None:
+    """Serve a reward model over HTTP, on the routes on which vLLM would: /classify and /pooling."""
+    require_serve_extra()
+    from armap.serve.app import make_app
+    from armap.serve.limits import Limits
+    from armap.serve.listening import require_token
+    from armap.serve.listening import serve as listen
+
+    token = os.environ.get(token_env)
+    require_token(host, token, variable=token_env)
+    limits = Limits(waiting=max_waiting, batch=max_batch)
+    with TemporaryDirectory(prefix="armap-serve-") as folder:
+        images = ImageFolder(Path(folder))
+        listen(
+            make_app(
+                load_reward_model(reward_model, images),
+                name=name or reward_model.name,
+                images=images,
+                token=token,
+                remote_images=allow_remote_images,
+                limits=limits,
+            ),
+            host=host,
+            port=port,
+            limits=limits,
+            announce=lambda address: _tell(f"The reward model is served at {address}; press Ctrl-C to stop."),
+        )
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from armap.environments import Wanted, environment_entry
 from armap.errors import ConfigError, DataError
+from armap.images import ImageFolder
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
 from armap.llms.scripted import ScriptedLLM
@@ -26,6 +28,7 @@ from armap.pipeline.train import REWARD_MODEL_FOLDER, Fit, SavableRewardModel, s
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
 from armap.rewards.fit_settings import FitSettings
+from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
 from armap.seeds import rng_for
 from armap.store import Ledger, RunFolder
@@ -44,6 +47,8 @@ from armap.world import LiveWorld
 
 SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
+SERVE_TOKEN = "ARMAP_SERVE_TOKEN"  # noqa: S105 - the name of a variable
+"""Environment variable with the token of a reward model's server."""
 
 
 class ShowProgress(Protocol):
@@ -229,17 +234,17 @@ class Workshop:
 
         return fit
 
-    async def evaluate(self, planners: Sequence[AnyPlanner], *, tasks: int, reward_model: Path | None) -> Metrics:
+    async def evaluate(self, planners: Sequence[AnyPlanner], *, tasks: int, reward_model: str | None) -> Metrics:
         """Let every planner try evaluation tasks, and measure what came of it."""
         chosen = _draw(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
-        judge = load_reward_model(reward_model or self.run.path / REWARD_MODEL_FOLDER)
+        judge = self._judge(reward_model)
         self.llm()
         self._begin(
             "evaluate",
             tasks=tasks,
             planners=[planner.model_dump() for planner in planners],
             # Not the path of the run's own: a run folder may be moved.
-            reward_model=None if reward_model is None else str(reward_model),
+            reward_model=reward_model,
         )
         with self._progress("evaluate") as show:
             await plan(
@@ -255,10 +260,10 @@ class Workshop:
             )
         return evaluate(self.run)
 
-    async def plan_one(self, task: Task, planner: AnyPlanner, *, reward_model: Path | None) -> SearchResult:
+    async def plan_one(self, task: Task, planner: AnyPlanner, *, reward_model: str | None) -> SearchResult:
         """Let a planner try one task; nothing but the answers it bought is stored."""
-        model = load_reward_model(reward_model or self.run.path / REWARD_MODEL_FOLDER)
-        return await plan_one(task, planner, self._world, self._policy(), model, self.agent.seed)
+        judge = self._judge(reward_model)
+        return await plan_one(task, planner, self._world, self._policy(), judge, self.agent.seed)
 
     def evaluation_tasks(self) -> list[Task]:
         """Return the tasks the settings keep for evaluation."""
@@ -277,6 +282,12 @@ class Workshop:
     async def close(self) -> None:
         """Close the environments, and the connections of the language model."""
         await self._open.aclose()
+
+    def _judge(self, place: str | None) -> RewardModel:
+        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
+        if isinstance(judge, HTTPRewardModel):
+            self._open.push_async_callback(judge.close)
+        return judge
 
     def _policy(self) -> PromptedPolicy:
         return PromptedPolicy(
@@ -326,12 +337,24 @@ def agent_of(run: RunFolder) -> AgentSettings:
         ) from error
 
 
-def load_reward_model(folder: Path) -> RewardModel:
-    """Load a reward model of either kind.
+def is_address(place: str) -> bool:
+    """Return whether a reward model is at an address rather than in a folder."""
+    return place.lower().startswith(("http://", "https://"))
+
+
+def load_reward_model(place: str | Path, images: ImageFolder | None = None) -> RewardModel:
+    """Load a reward model of any kind, or connect to one.
+
+    Args:
+        place: its folder, or the address of its server.
+        images: where the pictures are that trajectories name.
 
     Raises:
         ConfigError: there is none.
     """
+    if isinstance(place, str) and is_address(place):
+        return HTTPRewardModel(place, token=os.environ.get(SERVE_TOKEN), images=images)
+    folder = Path(place)
     if LinearRewardModel.is_in(folder):
         return LinearRewardModel.load(folder)
     # Before torch is asked for, which may be missing and takes seconds to import.
@@ -340,7 +363,7 @@ def load_reward_model(folder: Path) -> RewardModel:
     require_local_extra()
     from armap.rewards.transformer import TransformerRewardModel
 
-    return TransformerRewardModel.load(folder)
+    return TransformerRewardModel.load(folder, images=images)
 
 
 def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
