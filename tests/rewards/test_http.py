@@ -249,7 +249,16 @@ async def test_the_token_is_never_quoted():
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:8025", "ftp://a", "http://", "http://a:s3cret@c", "http://a?key=s3cret", "http://a#b", "http://a:99999"],
+    [
+        "",
+        "localhost:8025",
+        "ftp://a",
+        "http://",
+        "http://a:s3cret@c",
+        "http://a?key=s3cret",
+        "http://a#b",
+        "http://a:99999",
+    ],
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url):
     with pytest.raises(ConfigError, match="ARMAP_SERVE_TOKEN") as caught:
