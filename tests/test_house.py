@@ -36,7 +36,11 @@ SHARED = {
     "planners.search",
     "pipeline.outcomes",
     "pipeline.charts",
+    "pipeline.figures",
+    "pipeline.intervals",
+    "pipeline.outline",
     "pipeline.readings",
+    "pipeline.tradeoff",
 }
 """What other members of its family may import; everything else in a family stands alone."""
 

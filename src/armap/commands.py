@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -20,17 +20,20 @@ from armap.llms.http import HTTPLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.collect import collect
 from armap.pipeline.evaluate import evaluate
-from armap.pipeline.plan import AnyPlanner, plan, plan_one
+from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
 from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
-from armap.pipeline.train import REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
+from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
+from armap.rewards.calibration import Calibrated
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.linear import LinearRewardModel
+from armap.rewards.objective import STEPS, Objective, ObjectiveRewardModel
 from armap.seeds import rng_for
 from armap.store import Ledger, RunFolder
 from armap.types import (
     Budget,
+    Calibration,
     Metrics,
     PreferencePair,
     Record,
@@ -38,6 +41,7 @@ from armap.types import (
     SearchResult,
     Task,
     TrainingPoint,
+    Trajectory,
 )
 from armap.weights import EMBEDDED, locate, require_local_extra
 from armap.world import LiveWorld
@@ -229,18 +233,29 @@ class Workshop:
 
         return fit
 
-    async def evaluate(self, planners: Sequence[AnyPlanner], *, tasks: int, reward_model: Path | None) -> Metrics:
-        """Let every planner try evaluation tasks, and measure what came of it."""
+    async def evaluate(
+        self,
+        planners: Sequence[AnyPlanner],
+        *,
+        tasks: int,
+        reward_model: Path | None,
+        objective: Objective | None = None,
+    ) -> Metrics:
+        """Let every planner try evaluation tasks, and measure what came of it. Further ones can be added later."""
         chosen = _draw(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
-        judge = load_reward_model(reward_model or self.run.path / REWARD_MODEL_FOLDER)
+        judge = self._judge(reward_model, objective)
         self.llm()
         self._begin(
             "evaluate",
             tasks=tasks,
-            planners=[planner.model_dump() for planner in planners],
             # Not the path of the run's own: a run folder may be moved.
             reward_model=None if reward_model is None else str(reward_model),
+            objective=None if objective is None else str(objective),
         )
+        stages = {f"evaluate {label(planner)}": planner for planner in planners}
+        # Those that can be refused come first, so that a refused command notes no other.
+        for stage in sorted(stages, key=lambda stage: stage not in self.run.manifest.stages):
+            self.run.begin_stage(stage, stages[stage].model_dump(mode="json"))
         with self._progress("evaluate") as show:
             await plan(
                 self.run,
@@ -255,10 +270,32 @@ class Workshop:
             )
         return evaluate(self.run)
 
-    async def plan_one(self, task: Task, planner: AnyPlanner, *, reward_model: Path | None) -> SearchResult:
+    async def plan_one(
+        self, task: Task, planner: AnyPlanner, *, reward_model: Path | None, objective: Objective | None = None
+    ) -> SearchResult:
         """Let a planner try one task; nothing but the answers it bought is stored."""
-        model = load_reward_model(reward_model or self.run.path / REWARD_MODEL_FOLDER)
-        return await plan_one(task, planner, self._world, self._policy(), model, self.agent.seed)
+        judge = self._judge(reward_model, objective)
+        return await plan_one(task, planner, self._world, self._policy(), judge, self.agent.seed)
+
+    def _judge(self, folder: Path | None, objective: Objective | None) -> RewardModel:
+        """Return who scores: the reward model of a folder, or of the run, as the objective has it."""
+        judge = load_reward_model(folder or self.run.path / REWARD_MODEL_FOLDER, objective)
+        if objective is not None:
+            reported = {name for one in self.run.read("trajectories", Trajectory) for name in one.metrics}
+            self.warn_of_unknown(objective, reported)
+        return judge
+
+    def warn_of_unknown(self, objective: Objective, reported: Collection[str]) -> None:
+        """Say which metrics of an objective nobody reports, if any."""
+        if unknown := objective.unknown(reported):
+            known = ", ".join(sorted({STEPS, *reported}))
+            self._console.print(
+                f"No trajectory reports {' or '.join(unknown)}, so {objective} counts it as 0; reported are: {known}.",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def evaluation_tasks(self) -> list[Task]:
         """Return the tasks the settings keep for evaluation."""
@@ -326,12 +363,27 @@ def agent_of(run: RunFolder) -> AgentSettings:
         ) from error
 
 
-def load_reward_model(folder: Path) -> RewardModel:
-    """Load a reward model of either kind.
+def load_reward_model(folder: Path, objective: Objective | None = None) -> RewardModel:
+    """Load a reward model of either kind, as an objective has it, with what its scores mean where that is known.
 
     Raises:
         ConfigError: there is none.
+        DataError: its calibration cannot be read.
     """
+    judge = _load_scores(folder)
+    if objective is not None:
+        judge = ObjectiveRewardModel(judge, objective)
+    file = folder / CALIBRATION_FILE
+    if not file.is_file():
+        return judge
+    try:
+        # The terms of an objective are points of the score, so it means the same.
+        return Calibrated(judge, Calibration.model_validate_json(file.read_bytes()))
+    except ValidationError as error:
+        raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
+
+
+def _load_scores(folder: Path) -> RewardModel:
     if LinearRewardModel.is_in(folder):
         return LinearRewardModel.load(folder)
     # Before torch is asked for, which may be missing and takes seconds to import.
