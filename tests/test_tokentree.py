@@ -44,6 +44,13 @@ def test_a_token_attends_to_exactly_the_sequence_up_to_it(sequences):
         assert np.flatnonzero(mask[i]).tolist() == path(tree, i)
 
 
+@given(SEQUENCES, st.integers(0, 20))
+def test_what_the_later_tokens_attend_to_can_be_had_alone(sequences, start):
+    tree = TokenTree(sequences)
+    start = min(start, len(tree))
+    assert (tree.ancestors(start) == tree.ancestors()[start:]).all()
+
+
 @given(SEQUENCES, st.lists(st.integers(0, 3), max_size=6))
 def test_the_growth_foretold_is_the_growth_that_comes(sequences, another):
     tree = TokenTree(sequences)

@@ -91,3 +91,54 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
     pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         weights.load(str(tmp_path / "missing"))
+
+
+# Networks that score
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [("make_tiny_model", "causal"), ("make_tiny_encoder", "encoder"), ("make_tiny_vision_model", "vision")],
+)
+def test_a_new_head_can_be_put_on_every_kind_of_model_and_what_sees_is_frozen(tmp_path, make, kind):
+    pytest.importorskip("torch", reason="the local extra is not installed: putting heads on models is not tested")
+    import tiny_model
+
+    getattr(tiny_model, make)(tmp_path, *(["idefics3"] if kind == "vision" else []))
+    scorer = weights.new_scorer(str(tmp_path), layers=1, seed=0, dtype="float32")
+    assert weights.kind(scorer.network.config) == kind
+    assert weights.head(scorer.network).out_features == 1
+    assert scorer.name == f"{tmp_path.name}, 1 layers"
+    _, text = weights.text_tower(scorer.network)
+    trained = {name for name, weight in scorer.network.named_parameters() if weight.requires_grad}
+    assert any(f"{text}." in name for name in trained)
+    assert not any("vision_model" in name or "connector" in name for name in trained)
+
+
+@pytest.mark.parametrize("missing", ["preprocessor_config.json", "tokenizer.json", "config.json", "model.safetensors"])
+def test_a_vision_language_model_without_all_its_files_is_refused_in_one_sentence(tmp_path, missing):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    from tiny_model import make_tiny_vision_model
+
+    make_tiny_vision_model(tmp_path, "qwen2_5_vl")
+    (tmp_path / missing).unlink()
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", ["make_tiny_encoder", "make_tiny_vision_model"])
+def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    from safetensors.torch import load_file, save_file
+
+    import tiny_model
+
+    getattr(tiny_model, make)(tmp_path, *(["idefics3"] if "vision" in make else []))
+    stored = load_file(tmp_path / "model.safetensors")
+    lacking = next(name for name in stored if "layer" in name and "weight" in name)
+    save_file(
+        {name: one for name, one in stored.items() if name != lacking}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ConfigError, match="lacks the weights"):
+        weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")

@@ -1,17 +1,41 @@
-"""A tiny random causal language model in the Hugging Face layout, so that tests of local models download nothing."""
+"""Tiny random models in the Hugging Face layout, so that tests of local models download nothing.
 
+Weights are large enough that predictions depend on all that is read and are far from uniform.
+"""
+
+import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessorPil,
 )
 
 # So small a model only loses by sharing its sums among threads, and loses badly where other tests keep the cores busy.
@@ -26,32 +50,140 @@ CHAT = (
     "{% for message in messages %}{{ message.role }} : {{ message.content }} {% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
 )
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+}
+EYES = {"hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.3}
+IDEFICS_TOKENS = [
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<end_of_utterance>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
+]
+QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+
+Vision = Literal["idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl"]
 
 
 def make_tiny_model(folder: Path, *, seed: int = 0, words: str = WORDS, max_positions: int = 4096) -> str:
-    """Write a two-layer Llama with one token per word, and return its folder as text.
+    """Write a two-layer Llama with one token per word, and return its folder as text."""
+    ids = _write_tokenizer(folder, words)
+    config = LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=max_positions, **_vocabulary(ids))
+    return _write(LlamaForCausalLM, config, folder, seed)
 
-    Weights are large enough that its predictions depend on all it reads and are far from uniform.
+
+def make_tiny_windowed_model(folder: Path, *, window: int) -> str:
+    """Write a Mistral whose layers look back a few tokens only."""
+    ids = _write_tokenizer(folder, WORDS)
+    config = MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=window, **_vocabulary(ids))
+    return _write(MistralForCausalLM, config, folder, 0)
+
+
+def make_tiny_alibi_model(folder: Path) -> str:
+    """Write a Bloom, which finds out where tokens are from a mask of its own."""
+    ids = _write_tokenizer(folder, WORDS)
+    config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3, **_vocabulary(ids))
+    return _write(BloomForCausalLM, config, folder, 0)
+
+
+def make_tiny_encoder(folder: Path, *, max_positions: int = 512) -> str:
+    """Write a BERT, which has a class token before and a separator behind every text."""
+    ids = _write_tokenizer(folder, WORDS, ["[CLS]", "[SEP]"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(**SIZES, max_position_embeddings=max_positions, vocab_size=len(ids), pad_token_id=ids[END])
+    return _write(BertForMaskedLM, config, folder, 0)
+
+
+def make_tiny_vision_model(folder: Path, family: Vision, *, seed: int = 0) -> str:
+    """Write a vision-language model as its family publishes them, and return its folder as text.
+
+    A picture takes 4 to some 50 tokens.
     """
-    ids = {word: i for i, word in enumerate([END, "<unknown>", *words.split()])}
+    return (_write_idefics if family in ("idefics3", "smolvlm") else _write_qwen)(folder, family, seed)
+
+
+def _write_idefics(folder: Path, family: Vision, seed: int) -> str:
+    chat = _vision_chat("<image>")
+    ids = _write_tokenizer(folder, WORDS, IDEFICS_TOKENS, chat)
+    smol = family == "smolvlm"
+    eyes = (SmolVLMImageProcessorPil if smol else Idefics3ImageProcessorPil)(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
+    )
+    eyes.save_pretrained(folder)
+    processor = {"processor_class": "SmolVLMProcessor" if smol else "Idefics3Processor", "image_seq_len": 4}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    text = LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=4096, **_vocabulary(ids)).to_dict()
+    config = (SmolVLMConfig if smol else Idefics3Config)(
+        text_config=text,
+        vision_config={**EYES, "image_size": 16, "patch_size": 4, "num_hidden_layers": 2, "num_attention_heads": 4},
+        image_token_id=ids["<image>"],
+        scale_factor=2,
+        pad_token_id=ids[END],
+    )
+    network = SmolVLMForConditionalGeneration if smol else Idefics3ForConditionalGeneration
+    return _write(network, config, folder, seed)
+
+
+def _write_qwen(folder: Path, family: Vision, seed: int) -> str:
+    chat = _vision_chat("<|vision_start|><|image_pad|><|vision_end|>")
+    ids = _write_tokenizer(folder, WORDS, QWEN_TOKENS, chat)
+    patch_size = 4
+    eyes = Qwen2VLImageProcessorPil(patch_size=patch_size, min_pixels=8 * 8, max_pixels=40 * 40)
+    eyes.save_pretrained(folder)
+    text = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 4096, "head_dim": 8, **_vocabulary(ids)}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    sees = {**EYES, "depth": 2, "num_heads": 4, "patch_size": patch_size, "out_hidden_size": 32}
+    tokens = {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+    }
+    if family == "qwen2_5_vl":
+        sees |= {"fullatt_block_indexes": [1], "window_size": 16}
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=sees, **tokens)
+        return _write(Qwen2_5_VLForConditionalGeneration, config, folder, seed)
+    sees |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    return _write(
+        Qwen3VLForConditionalGeneration, Qwen3VLConfig(text_config=text, vision_config=sees, **tokens), folder, seed
+    )
+
+
+def _vision_chat(marker: str) -> str:
+    """Return a chat template in the manner of vision-language models."""
+    return (
+        "{% for message in messages %}{{ message.role }} : {% for part in message.content %}"
+        "{% if part.type == 'image' %}" + marker + "{% else %}{{ part.text }}{% endif %}{% endfor %} {% endfor %}"
+    )
+
+
+def _write_tokenizer(folder: Path, words: str, control: list[str] | None = None, chat: str = CHAT) -> dict[str, int]:
+    """Write a tokenizer with one token per word, and return its vocabulary."""
+    ids = {word: i for i, word in enumerate([END, "<unknown>", *(control or []), *words.split()])}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, chat_template=CHAT).save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(ids),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=max_positions,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=ids[END],
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, additional_special_tokens=control or [], chat_template=chat
+    ).save_pretrained(folder)
+    return ids
+
+
+def _vocabulary(ids: dict[str, int]) -> dict[str, int | None]:
+    return {"vocab_size": len(ids), "bos_token_id": None, "eos_token_id": ids[END]}
+
+
+def _write(family: type[PreTrainedModel], config: object, folder: Path, seed: int) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        family(config).save_pretrained(folder)
     return str(folder)
 
 

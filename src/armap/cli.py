@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import sys
 import textwrap
 import warnings
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import typer
@@ -22,6 +24,7 @@ from armap.commands import AgentSettings, Workshop, agent_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
+from armap.images import ImageFolder
 from armap.pipeline.evaluate import evaluate as measure
 from armap.pipeline.plan import PLANNERS, AnyPlanner, make_planner
 from armap.pipeline.report import metrics_table, write_report
@@ -30,8 +33,10 @@ from armap.pipeline.tradeoff import sweep_table
 from armap.pipeline.train import REWARD_MODEL_FOLDER
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
+from armap.reward_models import SERVE_TOKEN, is_address, load_reward_model
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.objective import Objective
+from armap.serve import require_extra as require_serve_extra
 from armap.store import RunFolder
 from armap.types import Budget, Metrics, SearchBudget, SearchResult, TaskFailure, Trajectory
 
@@ -101,9 +106,22 @@ Data = Annotated[
     Path | None,
     typer.Option(resolve_path=True, help="Your own data, where the environment takes any; see armap data."),
 ]
-RewardModelFolder = Annotated[
-    Path | None,
-    typer.Option("--reward-model", resolve_path=True, help="Folder of a trained reward model; default: the run's own."),
+
+
+def _place(text: str) -> str:
+    """Return an address as it is, and a folder as it is found from anywhere."""
+    return text if is_address(text) else str(Path(text).resolve())
+
+
+RewardModelPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--reward-model",
+        parser=_place,
+        metavar="FOLDER|URL",
+        help="Folder of a trained reward model, or the address of a server that `armap serve` or vLLM runs, whose "
+        f"token is read from {SERVE_TOKEN}; default: the run's own.",
+    ),
 ]
 
 Size = Annotated[
@@ -357,7 +375,7 @@ def plan(
     n: Size = 30,
     settings: Settings = _AS_USUAL,
     objective: ObjectiveText = None,
-    reward_model: RewardModelFolder = None,
+    reward_model: RewardModelPlace = None,
     task_max_calls: TaskMaxCalls = None,
     task_max_tokens: TaskMaxTokens = None,
     task_max_seconds: TaskMaxSeconds = None,
@@ -388,7 +406,7 @@ def evaluate(
     settings: Settings = _AS_USUAL,
     objective: ObjectiveText = None,
     tasks: Annotated[int, typer.Option(min=1, help="Evaluation tasks, drawn from those of the run.")] = 40,
-    reward_model: RewardModelFolder = None,
+    reward_model: RewardModelPlace = None,
     concurrency: Concurrency = 4,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -517,6 +535,55 @@ def data(
         **counts,
         fingerprint=catalogue.fingerprint,
     )
+
+
+@app.command()
+def serve(
+    reward_model: Annotated[
+        Path, typer.Option("--reward-model", resolve_path=True, help="Folder of a trained reward model.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8025,
+    token_env: Annotated[
+        str, typer.Option(help="Environment variable with the token that everyone has to show, if there is one.")
+    ] = SERVE_TOKEN,
+    name: Annotated[str | None, typer.Option(help="The model's id; default: the name of its folder.")] = None,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Trajectories that may wait; beyond that requests are told to come back.")
+    ] = 256,
+    max_batch: Annotated[int, typer.Option(min=1, help="Trajectories scored together.")] = 32,
+    allow_remote_images: Annotated[
+        bool, typer.Option("--allow-remote-images", help="Fetch pictures from public addresses that requests name.")
+    ] = False,
+) -> None:
+    """Serve a reward model over HTTP, on the routes on which vLLM would: /classify and /pooling."""
+    require_serve_extra()
+    from armap.serve.app import make_app
+    from armap.serve.limits import Limits
+    from armap.serve.listening import require_token
+    from armap.serve.listening import serve as listen
+
+    token = os.environ.get(token_env)
+    require_token(host, token, variable=token_env)
+    limits = Limits(waiting=max_waiting, batch=max_batch)
+    with TemporaryDirectory(prefix="armap-serve-") as folder:
+        images = ImageFolder(Path(folder))
+        listen(
+            make_app(
+                load_reward_model(reward_model, images),
+                name=name or reward_model.name,
+                images=images,
+                token=token,
+                remote_images=allow_remote_images,
+                limits=limits,
+            ),
+            host=host,
+            port=port,
+            limits=limits,
+            announce=lambda address: _tell(f"The reward model is served at {address}; press Ctrl-C to stop."),
+        )
 
 
 @app.command()

@@ -25,8 +25,10 @@ from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMW
 from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
+from armap.reward_models import is_address, load_reward_model, remarks, transformer_family
 from armap.rewards.calibration import Calibrated
 from armap.rewards.fit_settings import FitSettings
+from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
 from armap.rewards.objective import STEPS, Objective, ObjectiveRewardModel
 from armap.seeds import rng_for
@@ -205,10 +207,13 @@ class Workshop:
     def _transformer_fit(self, settings: FitSettings, show: ShowProgress) -> Fit:
         require_local_extra()
         from armap.rewards.fitting import TransformerFit
-        from armap.rewards.transformer import TransformerRewardModel
 
-        model = TransformerRewardModel.from_backbone(
-            settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=self.agent.seed
+        model = transformer_family(settings.backbone).from_backbone(
+            settings.backbone,
+            layers=settings.layers,
+            max_tokens=settings.max_tokens,
+            seed=self.agent.seed,
+            images=self.run.images,
         )
 
         def fit(
@@ -224,11 +229,7 @@ class Workshop:
                 on_point(point)
 
             one.run(note)
-            if model.shortened:
-                self._console.print(
-                    f"{model.shortened / model.read:.0%} of the trajectories were longer than {settings.max_tokens} "
-                    "tokens; their earlier observations were shortened. --max-tokens sets the limit."
-                )
+            self._remark(model)
             return model
 
         return fit
@@ -238,7 +239,7 @@ class Workshop:
         planners: Sequence[AnyPlanner],
         *,
         tasks: int,
-        reward_model: Path | None,
+        reward_model: str | None,
         objective: Objective | None = None,
     ) -> Metrics:
         """Let every planner try evaluation tasks, and measure what came of it. Further ones can be added later."""
@@ -249,7 +250,7 @@ class Workshop:
             "evaluate",
             tasks=tasks,
             # Not the path of the run's own: a run folder may be moved.
-            reward_model=None if reward_model is None else str(reward_model),
+            reward_model=reward_model,
             objective=None if objective is None else str(objective),
         )
         stages = {f"evaluate {label(planner)}": planner for planner in planners}
@@ -271,19 +272,43 @@ class Workshop:
         return evaluate(self.run)
 
     async def plan_one(
-        self, task: Task, planner: AnyPlanner, *, reward_model: Path | None, objective: Objective | None = None
+        self, task: Task, planner: AnyPlanner, *, reward_model: str | None, objective: Objective | None = None
     ) -> SearchResult:
         """Let a planner try one task; nothing but the answers it bought is stored."""
         judge = self._judge(reward_model, objective)
         return await plan_one(task, planner, self._world, self._policy(), judge, self.agent.seed)
 
-    def _judge(self, folder: Path | None, objective: Objective | None) -> RewardModel:
-        """Return who scores: the reward model of a folder, or of the run, as the objective has it."""
-        judge = load_reward_model(folder or self.run.path / REWARD_MODEL_FOLDER, objective)
+    def _judge(self, place: str | None, objective: Objective | None) -> RewardModel:
+        """Return who scores: the reward model of a place, or of the run, as the objective has it."""
+        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
+        self._open.callback(self._remark, judge)
+        if isinstance(judge, HTTPRewardModel):
+            self._open.push_async_callback(judge.close)
         if objective is not None:
+            judge = ObjectiveRewardModel(judge, objective)
             reported = {name for one in self.run.read("trajectories", Trajectory) for name in one.metrics}
             self.warn_of_unknown(objective, reported)
-        return judge
+        return self._calibrated(judge, place)
+
+    def _calibrated(self, judge: RewardModel, place: str | None) -> RewardModel:
+        """Return a reward model with what its scores mean, where that stands beside it.
+
+        The terms of an objective are points of the score, so it means the same.
+        """
+        if place is not None and is_address(place):
+            return judge
+        file = (self.run.path / REWARD_MODEL_FOLDER if place is None else Path(place)) / CALIBRATION_FILE
+        if not file.is_file():
+            return judge
+        try:
+            return Calibrated(judge, Calibration.model_validate_json(file.read_bytes()))
+        except ValidationError as error:
+            raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
+
+    def _remark(self, judge: RewardModel) -> None:
+        """Say what a reward model did not read as it was."""
+        for sentence in remarks(judge):
+            self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def warn_of_unknown(self, objective: Objective, reported: Collection[str]) -> None:
         """Say which metrics of an objective nobody reports, if any."""
@@ -361,38 +386,6 @@ def agent_of(run: RunFolder) -> AgentSettings:
             f"{run.path / 'manifest.json'} does not hold the settings of an agent at stages.collect.settings.agent; "
             "restore the file or use another run folder."
         ) from error
-
-
-def load_reward_model(folder: Path, objective: Objective | None = None) -> RewardModel:
-    """Load a reward model of either kind, as an objective has it, with what its scores mean where that is known.
-
-    Raises:
-        ConfigError: there is none.
-        DataError: its calibration cannot be read.
-    """
-    judge = _load_scores(folder)
-    if objective is not None:
-        judge = ObjectiveRewardModel(judge, objective)
-    file = folder / CALIBRATION_FILE
-    if not file.is_file():
-        return judge
-    try:
-        # The terms of an objective are points of the score, so it means the same.
-        return Calibrated(judge, Calibration.model_validate_json(file.read_bytes()))
-    except ValidationError as error:
-        raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
-
-
-def _load_scores(folder: Path) -> RewardModel:
-    if LinearRewardModel.is_in(folder):
-        return LinearRewardModel.load(folder)
-    # Before torch is asked for, which may be missing and takes seconds to import.
-    if not folder.is_dir():
-        raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
-    require_local_extra()
-    from armap.rewards.transformer import TransformerRewardModel
-
-    return TransformerRewardModel.load(folder)
 
 
 def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:

@@ -61,5 +61,9 @@ class ImageFolder:
             raise DataError(f"{file}: the picture is not what its name says; copy it again from where it was made.")
         return png
 
+    def discard(self, image: ImageRef) -> None:
+        """Remove a picture, if it is here."""
+        self._file(image.sha256).unlink(missing_ok=True)
+
     def _file(self, sha256: str) -> Path:
         return self.path / sha256[:2] / f"{sha256}.png"

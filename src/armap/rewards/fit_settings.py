@@ -12,7 +12,7 @@ class FitSettings(Record):
     """How a transformer reward model is fitted."""
 
     backbone: str = EMBEDDED
-    """The causal language model it grows from, as `armap.weights.locate` accepts it."""
+    """The language model, encoder or vision-language model it grows from, as `armap.weights.locate` accepts it."""
     layers: int | None = Field(default=12, gt=0)
     """Layers of the backbone that are kept, from the bottom; None keeps all. Twelve of the embedded model's thirty
     learned to compare an outcome with an instruction from some 200 pairs; eight did not."""

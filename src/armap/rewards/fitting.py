@@ -193,19 +193,21 @@ def _make_trainable(network: Any, settings: FitSettings, seed: int) -> dict[str,
         adapter = LoraConfig(
             r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, target_modules="all-linear"
         )
+        owner, name = weights.text_tower(network)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            setattr(network, network.base_model_prefix, get_peft_model(network.base_model, adapter))
+            setattr(owner, name, get_peft_model(getattr(owner, name), adapter))
     else:
         network.get_input_embeddings().requires_grad_(False)
-    network.score.requires_grad_(True)
     return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
 def _merge(network: Any) -> None:  # noqa: ANN401
     """Put LoRA's weights into the layers they belong to."""
-    if isinstance(network.base_model, PeftModel):
-        setattr(network, network.base_model_prefix, network.base_model.merge_and_unload())
+    owner, name = weights.text_tower(network)
+    adapted = getattr(owner, name)
+    if isinstance(adapted, PeftModel):
+        setattr(owner, name, adapted.merge_and_unload())
     network.eval()
 
 

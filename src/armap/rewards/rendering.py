@@ -1,60 +1,408 @@
-"""How a trajectory is written out for a reward model: one way, in training, scoring and serving."""
+"""How a trajectory is written out for a reward model and read by it: one way, in training, scoring and serving.
+
+A rendering is a sequence of pieces, texts and pictures in the order in which they are read. Of a trajectory that is too
+long the earlier observations are shortened, then the earlier pictures left out, then the last observations shortened;
+only where all that is not enough are the earlier steps left out, and a line says how many. The instruction is always
+whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from armap.types import Action, Trajectory
+from armap.errors import RewardModelError
+from armap.tokentree import TokenTree
+from armap.types import Action, ImageRef, Observation, Trajectory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CLOSING_QUESTION = "Was the task done?"
 """Ends every rendering, so that the score is always read at the same words. Source: ARMAP's released code, where the
 wording is another; any fixed one serves a model that is trained with it."""
 
-
 _OBSERVATION_CHARS = (None, 1600, 800, 400, 200, 100, 50, 0)
 """How much of an observation is kept, tried in this order until a trajectory fits: of the earlier ones first, then of
 the one before the last action too, and of the final one last. Few and fixed steps, so that trajectories of one task
 that begin alike are mostly shortened alike."""
+_KEPT_STEPS = (64, 32, 16, 8, 4, 2, 1, 0)
+"""How many of the last steps are kept where nothing else helps, tried in this order."""
+
+IMAGE_PX = 512
+"""Longest side of a picture if nothing else is said; larger ones are scaled down."""
+PLACE_BITS = 14
+"""Bits of an image token's number that say which token of its picture it is."""
+
+Pieces = tuple[str | ImageRef, ...]
+"""What is read, in order; no two texts follow each other."""
+
+
+class ReadTrajectory(NamedTuple):
+    """A trajectory as a network reads it."""
+
+    tokens: tuple[int, ...]
+    """Token ids, but those of pictures as `numbered`, so that equal beginnings are equal in what they show."""
+    images: dict[int, ImageRef]
+    """Its pictures by `number_of` them."""
+    positions: list[list[int]]
+    """`[L, 3]` time, height and width of each token where the network tells them apart; otherwise empty, and a token's
+    place in the sequence is its position."""
+
+
+class TrajectoryTree(TokenTree):
+    """Trajectories merged by their common beginnings, pictures included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: dict[int, ImageRef] = {}
+        """The pictures of all its trajectories, as in `ReadTrajectory`."""
+        self.positions: list[list[int]] = []
+        """`[N, 3]` positions, or nothing, as in `ReadTrajectory`."""
+
+    def add_trajectory(self, trajectory: ReadTrajectory) -> None:
+        """Merge one more trajectory in."""
+        known = len(trajectory.tokens) - self.new_tokens(trajectory.tokens)
+        self.add(trajectory.tokens)
+        self.images |= trajectory.images
+        # What comes before in the sequence alone decides a position, so shared tokens have theirs already.
+        self.positions += trajectory.positions[known:]
 
 
 class Limits(NamedTuple):
-    """How long an observation may be, in characters; None for no limit."""
+    """How much of a trajectory is written out; None for no limit."""
 
     earlier: int | None = None
-    """Of those before the last two."""
+    """Characters of the observations before the last two."""
     last: int | None = None
-    """Of the one before the last action."""
+    """Characters of the observation before the last action."""
     final: int | None = None
-    """Of the one after it."""
+    """Characters of the one after it."""
+    images: int | None = None
+    """Pictures, the last ones."""
+    steps: int | None = None
+    """Steps, the last ones."""
 
 
 _WHOLE = Limits()
-_LIMITS = (
-    *(Limits(earlier=chars) for chars in _OBSERVATION_CHARS),
-    *(Limits(earlier=0, last=chars) for chars in _OBSERVATION_CHARS[1:]),
-    *(Limits(earlier=0, last=0, final=chars) for chars in _OBSERVATION_CHARS[1:]),
-)
 
 
-def render(trajectory: Trajectory, limits: Limits = _WHOLE) -> str:
+class Eyes(Protocol):
+    """What turns pictures into tokens."""
+
+    def tokens(self, image: ImageRef) -> list[int]:
+        """Return the tokens of a picture, with the control tokens around it."""
+        ...
+
+    def positions(self, tokens: tuple[int, ...], images: dict[int, ImageRef]) -> list[list[int]]:
+        """Return the positions of a sequence, as in `ReadTrajectory`."""
+        ...
+
+
+def number_of(image: ImageRef) -> int:
+    """Return a number for what is in a picture."""
+    return int(image.sha256[:12], 16)
+
+
+def numbered(ids: Sequence[int], token_id: int, number: int) -> list[int]:
+    """Give each token that stands for a part of a picture a number of its own.
+
+    Args:
+        ids: the tokens of a picture, with the control tokens around it, which stay as they are.
+        token_id: the token that stands for any part of any picture.
+        number: of the picture.
+
+    Returns:
+        `-1 - (number << PLACE_BITS | place)` for the picture's tokens, whose places are counted from 0.
+    """
+    places = itertools.count(number << PLACE_BITS)
+    return [-1 - next(places) if token == token_id else token for token in ids]
+
+
+class Reader:
+    """Reads trajectories as tokens within the limits, and counts what it could not read whole.
+
+    Args:
+        name: the reward model, for messages.
+        tokenizer: a transformers tokenizer.
+        max_tokens: longest trajectory, image tokens included.
+        max_images: most pictures of a trajectory, the last ones; None for all.
+        eyes: reads pictures; None where the reward model cannot.
+
+    Attributes:
+        tokenizer: the transformers tokenizer.
+        count: trajectories read until now, once per time.
+        shortened: those among them that were longer than the limit.
+        images: pictures read until now.
+        images_left_out: pictures beyond the limits, the earlier ones of a trajectory.
+        images_ignored: pictures that a reward model without eyes did not read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,  # noqa: ANN401 - transformers is untyped here
+        *,
+        max_tokens: int,
+        max_images: int | None,
+        eyes: Eyes | None,
+    ) -> None:
+        self.count = self.shortened = 0
+        self.images = self.images_left_out = self.images_ignored = 0
+        self._name = name
+        self.tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._max_images = max_images if eyes else 0
+        self._eyes = eyes
+        self._before, self._after = _frame(tokenizer)
+
+    def read(self, trajectory: Trajectory | str) -> ReadTrajectory:
+        """Return a trajectory, or a text as it stands, as tokens, shortened if it is longer than the limit.
+
+        Raises:
+            RewardModelError: it is too long however much is left out.
+            ConfigError: it has pictures to read, and there is no folder to read them from.
+        """
+        length = 0
+        for attempt, rendering in enumerate(renderings(trajectory, max_images=self._max_images)):
+            tokens, images = self._encoded(rendering)
+            length = len(tokens)
+            if length <= self._max_tokens:
+                self._note(trajectory, rendering, shortened=attempt > 0)
+                return ReadTrajectory(tokens, images, self._eyes.positions(tokens, images) if self._eyes else [])
+        raise RewardModelError(
+            f"a trajectory's instruction alone has {length} tokens, but {self._name} reads at most {self._max_tokens}; "
+            "train a reward model with a higher --max-tokens"
+        )
+
+    def remarks(self) -> list[str]:
+        """Return what was not read as it was, a sentence each."""
+        found = {
+            f"{self.shortened} of {self.count} trajectories were longer than {self._max_tokens} tokens; their earlier "
+            "observations were shortened. --max-tokens of `armap train` sets the limit.": self.shortened,
+            f"{self.images_left_out} of {self.images_left_out + self.images} pictures, the earlier ones of their "
+            "trajectories, were left out to stay within the limits.": self.images_left_out,
+            f"{self.images_ignored} pictures were ignored, as {self._name} reads text only.": self.images_ignored,
+        }
+        return [sentence for sentence, count in found.items() if count]
+
+    def _encoded(self, rendering: Pieces) -> tuple[tuple[int, ...], dict[int, ImageRef]]:
+        tokens = list(self._before)
+        images: dict[int, ImageRef] = {}
+        for piece in rendering:
+            if isinstance(piece, str):
+                # What looks like a control token was seen by the agent, and is text like any other.
+                tokens += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
+            elif self._eyes:
+                tokens += self._eyes.tokens(piece)
+                images[number_of(piece)] = piece
+        return (*tokens, *self._after), images
+
+    def _note(self, trajectory: Trajectory | str, rendering: Pieces, *, shortened: bool) -> None:
+        shown = sum(isinstance(piece, ImageRef) for piece in rendering)
+        hidden = _images_in(trajectory) - shown
+        self.count += 1
+        self.shortened += shortened
+        self.images += shown
+        if self._eyes:
+            self.images_left_out += hidden
+        else:
+            self.images_ignored += hidden
+
+
+def render(trajectory: Trajectory) -> str:
+    """Return the whole trajectory in words: its rendering without pictures."""
+    return "".join(piece for piece in pieces(trajectory, Limits(images=0)) if isinstance(piece, str))
+
+
+def pieces(trajectory: Trajectory, limits: Limits = _WHOLE) -> Pieces:
     """Return the task, every observation and action in order, and the closing question, one per line.
 
-    Trajectories of one task that begin alike are rendered alike up to where they part.
+    A picture is a line of its own before the text of its observation. Trajectories of one task that begin alike are
+    rendered alike up to where they part, as far as their steps and pictures are within the limits.
     """
-    lines = [f"Task: {trajectory.task.instruction}"]
-    for place, step in enumerate(trajectory.steps, 1):
-        chars = limits.earlier if place < len(trajectory.steps) else limits.last
-        lines += [_cut(step.observation.text, chars), _said(step.action)]
-    return "\n".join([*lines, _cut(trajectory.final_observation.text, limits.final), CLOSING_QUESTION])
+    steps = trajectory.steps
+    observations = [*(step.observation for step in steps), trajectory.final_observation]
+    shown = _last_with_image(observations, limits.images)
+    hidden = 0 if limits.steps is None else max(0, len(steps) - limits.steps)
+    lines: list[str | ImageRef] = [f"Task: {trajectory.task.instruction}"]
+    if hidden:
+        lines.append(f"(steps left out: {hidden})")
+    for i, observation in enumerate(observations[hidden:], hidden):
+        if i in shown and observation.image is not None:
+            lines.append(observation.image)
+        to_end = len(steps) - i
+        lines.append(_cut(observation.text, (limits.final, limits.last, limits.earlier)[min(to_end, 2)]))
+        if to_end:
+            lines.append(_said(steps[i].action))
+    return _joined([*lines, CLOSING_QUESTION])
 
 
-def renderings(trajectory: Trajectory) -> Iterator[str]:
+def renderings(trajectory: Trajectory | str, *, max_images: int | None) -> Iterator[Pieces]:
     """Return the renderings of a trajectory, the whole one first and the shortest last.
 
-    The instruction and every action are whole in all of them.
+    Args:
+        trajectory: what is written out; a text is its own and only rendering.
+        max_images: most pictures in the first rendering; None for all.
     """
-    return (render(trajectory, limits) for limits in _LIMITS)
+    if isinstance(trajectory, str):
+        yield (trajectory,)
+        return
+    there = _images_in(trajectory)
+    for limits in _all_limits(len(trajectory.steps), there if max_images is None else min(there, max_images)):
+        yield pieces(trajectory, limits)
+
+
+def _all_limits(steps: int, images: int) -> Iterator[Limits]:
+    """Return the limits that are tried on a trajectory of so many steps and pictures to show, in order."""
+    for chars in _OBSERVATION_CHARS:
+        yield Limits(earlier=chars, images=images)
+    for fewer in range(images - 1, 0, -1):
+        yield Limits(earlier=0, images=fewer)
+    if images:
+        yield from _shorter_ends(images=1)
+        # Words again, where there was no room for even one picture.
+        for chars in _OBSERVATION_CHARS:
+            yield Limits(earlier=chars, images=0)
+    yield from _shorter_ends(images=0)
+    for kept in _KEPT_STEPS:
+        if kept < steps:
+            yield Limits(earlier=0, last=0, final=0, images=0, steps=kept)
+
+
+def _shorter_ends(images: int) -> Iterator[Limits]:
+    for chars in _OBSERVATION_CHARS[1:]:
+        yield Limits(earlier=0, last=chars, images=images)
+    for chars in _OBSERVATION_CHARS[1:]:
+        yield Limits(earlier=0, last=0, final=chars, images=images)
+
+
+def merged(
+    read: Sequence[ReadTrajectory], tasks: Sequence[str], *, tree_tokens: int
+) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
+    """Merge trajectories of one task into token trees of bounded length; equal ones are one sequence.
+
+    Args:
+        read: the trajectories.
+        tasks: the task of each.
+        tree_tokens: longest tree, but for one whose only sequence is longer; 0 for a tree for every sequence.
+
+    Returns:
+        The trees, and for each trajectory its tree and which of that tree's sequences it is.
+    """
+    trees: list[TrajectoryTree] = []
+    current: dict[str, int] = {}
+    known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
+    # In this order neighbours share most, so that a split costs least.
+    for i in sorted(range(len(read)), key=lambda i: (tasks[i], read[i].tokens)):
+        task, tokens = tasks[i], read[i].tokens
+        if (task, tokens) not in known:
+            tree = current.get(task)
+            if tree is None or len(trees[tree]) + trees[tree].new_tokens(tokens) > tree_tokens:
+                tree = current[task] = len(trees)
+                trees.append(TrajectoryTree())
+            trees[tree].add_trajectory(read[i])
+            known[task, tokens] = (tree, len(trees[tree].ends) - 1)
+    return trees, [known[task, one.tokens] for task, one in zip(tasks, read, strict=True)]
+
+
+def prepare_image(processor: Any, png: bytes, *, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
+    """Return what a vision-language model's processor makes of a picture alone: token ids and what the network sees.
+
+    Args:
+        processor: a transformers processor.
+        png: bytes of a PNG file.
+        limit_px: longest side, in pixels; a larger picture is scaled down.
+    """
+    prepared = processor(
+        text=[_marker(processor)],
+        images=[[open_image(png, limit_px=limit_px)]],
+        images_kwargs=_tiling(processor.image_processor, limit_px),
+        text_kwargs={"add_special_tokens": False},
+        return_tensors="pt",
+    )
+    return dict(prepared)
+
+
+def open_image(png: bytes, *, limit_px: int) -> Image:
+    """Return a picture in colour, its longer side scaled down to the limit where it is longer.
+
+    Args:
+        png: bytes of a PNG file.
+        limit_px: longest side, in pixels.
+    """
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    # In place, never larger, and never changing the shape by more than rounding.
+    image.thumbnail((limit_px, limit_px))
+    return image
+
+
+def probe_image() -> bytes:
+    """Return a small picture to try a network out on, as the bytes of a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((32, 16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _marker(processor: Any) -> str:  # noqa: ANN401
+    """Return how a picture stands in a text, with the control tokens that the chat template puts around it."""
+    token: str = processor.image_token
+    template = processor.chat_template or processor.tokenizer.chat_template
+    if not template:
+        return token
+    texts = [{"type": "text", "text": text} for text in ("before", "after")]
+    message = {"role": "user", "content": [texts[0], {"type": "image"}, texts[1]]}
+    written = processor.tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
+    between = re.search("before(.*)after", written, re.DOTALL)
+    return between[1] if between and token in between[1] else token
+
+
+def _tiling(image_processor: Any, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
+    """Return settings for a processor that scales pictures up and cuts them into tiles, so that it heeds the limit."""
+    tile = getattr(image_processor, "max_image_size", None)
+    if not tile:
+        return {}
+    across = min(image_processor.size["longest_edge"], max(limit_px, tile["longest_edge"])) // tile["longest_edge"]
+    return {"size": {"longest_edge": across * tile["longest_edge"]}, "do_image_splitting": across > 1}
+
+
+def _images_in(trajectory: Trajectory | str) -> int:
+    if isinstance(trajectory, str):
+        return 0
+    observed = [step.observation.image for step in trajectory.steps]
+    return sum(image is not None for image in [*observed, trajectory.final_observation.image])
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+    """Return the tokens that a tokenizer puts before and after every text."""
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    framed = tokenizer("a").input_ids
+    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    return framed[:start], framed[start + len(bare) :]
+
+
+def _last_with_image(observations: list[Observation], count: int | None) -> set[int]:
+    places = [i for i, observation in enumerate(observations) if observation.image is not None]
+    return set(places if count is None else places[max(0, len(places) - count) :])
+
+
+def _joined(lines: list[str | ImageRef]) -> Pieces:
+    """Put line breaks between lines, and texts that follow each other together."""
+    joined: list[str | ImageRef] = []
+    for i, line in enumerate(lines):
+        for piece in ("\n", line) if i else (line,):
+            if isinstance(piece, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += piece
+            else:
+                joined.append(piece)
+    return tuple(joined)
 
 
 def _cut(text: str, chars: int | None) -> str:

@@ -1,170 +1,191 @@
-"""A transformer with a scalar head as reward model, on the CPU or a GPU."""
+"""A transformer with a scalar head as reward model, on the CPU or a GPU: language model, encoder or vision-language."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from random import Random
+from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from numpy.typing import NDArray
+from transformers import DynamicCache
 from transformers.utils import logging
 
 from armap import weights
 from armap.errors import ConfigError, RewardModelError
-from armap.rewards.rendering import renderings
-from armap.seeds import stable_hash
-from armap.tokentree import TokenTree, pack
-from armap.types import Trajectory
+from armap.images import ImageFolder
+from armap.rewards import rendering
+from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, TrajectoryTree
+from armap.tokentree import pack, pad
+from armap.types import ImageRef, Trajectory
 
-_TREE_TOKENS = 512
-"""Longest token tree: attention is quadratic in it, while every split computes the shared beginning again."""
+_TREE_TOKENS = 2048
+"""Longest token tree of a small network: attention is quadratic in it, but a split computes its beginning again."""
 _PASS_TOKENS = 4096
 """Most tokens in one pass of the network, padding included."""
+_GROW_TOKENS = 512
+"""Most new tokens of a tree in one pass, so that few of them are set against tokens that come after."""
+_KEPT_TOKENS = 8192
+"""Tokens whose keys and values are kept between calls; for a 135M model some 20 kB each."""
+_KEPT_IMAGE_TOKENS = 65536
+"""Tokens of pictures whose features are kept; for a 3B model some 8 kB each."""
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-class TransformerRewardModel:
-    """Scores a trajectory by a linear head on the final hidden state of its last token.
+class _Kept(NamedTuple):
+    """What was computed for a task until now."""
 
-    Trajectories that begin alike are computed once up to where they part.
+    tree: TrajectoryTree
+    cache: Any
+    """transformers cache with keys and values of all tokens."""
+    scores: list[float]
+    """`[N]` what the head says at each token."""
+
+
+class TransformerRewardModel:
+    """Scores a trajectory by a linear head, without an activation.
+
+    The head of a causal language model, also of one that sees, reads the final hidden state of the last token; that of
+    an encoder reads what transformers' classifier of its family reads, as a rule the class token. Trajectories that
+    begin alike are computed once up to where they part if the backbone allows it, which is tried out on loading. A
+    picture's features are computed once per content as long as what sees is frozen, which it is on loading.
 
     Args:
-        name: identity for records.
-        tokenizer: a transformers tokenizer.
-        network: a transformers sequence-classification network with one label and a causal backbone.
+        scorer: name, tokenizer or processor, and network, as `armap.weights` loads them.
+        images: where the pictures are that trajectories name; None if there are none.
 
     Attributes:
-        network: the network, for whoever trains it.
+        name: identity for records.
+        network: the network, for whoever trains it. What is kept of earlier calls is forgotten when `score` finds it
+            in training mode.
+        processor: its tokenizer; of a vision-language model its processor.
+        layout: how trajectories are computed: as `token trees`, or each alone in `padded batches`.
         computed_tokens: tokens computed by `score` until now.
         avoided_tokens: tokens that `score` would have computed without sharing beginnings.
-        read: trajectories read until now, once per time.
-        shortened: those among them that were longer than the limit.
+        reader: reads trajectories as tokens, and counts what it could not read whole.
 
     Source: ARMAP, reward model; its released code for the place the score is read.
     """
 
-    def __init__(self, name: str, tokenizer: Any, network: Any) -> None:  # noqa: ANN401 - transformers is untyped here
-        self.name = name
-        self.network = network
-        self.computed_tokens = 0
-        self.avoided_tokens = 0
-        self.read = 0
-        self.shortened = 0
-        self._tokenizer = tokenizer
+    def __init__(self, scorer: weights.Scorer, images: ImageFolder | None = None) -> None:
+        self.name, self.network = scorer.name, scorer.network
+        self.layout: Literal["token trees", "padded batches"] = "padded batches"
+        self.computed_tokens = self.avoided_tokens = 0
+        self._kind = weights.kind(self.network.config)
+        self.processor = scorer.processor
+        self._eyes = _Eyes(scorer, images) if self._kind == "vision" else None
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
+        config = self.network.config
+        # At six hidden sizes attention costs as much as all else, so wide networks are best off with long trees.
+        self._tree_tokens = max(_TREE_TOKENS, 4 * config.get_text_config().hidden_size)
+        limit = getattr(config, "max_trajectory_tokens", weights.longest_text(scorer))
+        self.reader = Reader(
+            self.name,
+            getattr(scorer.processor, "tokenizer", scorer.processor),
+            max_tokens=limit,
+            max_images=getattr(config, "max_trajectory_images", None),
+            eyes=self._eyes,
+        )
+        if self._eyes:
+            self._try_out_eyes(self._eyes)
+        if self._kind != "encoder" and not weights.attends_to_part(config, limit):
+            self.layout = self._try_out()
 
     @classmethod
     def from_backbone(
-        cls, model: str = weights.EMBEDDED, *, layers: int | None = None, max_tokens: int | None = None, seed: int = 0
+        cls,
+        model: str = weights.EMBEDDED,
+        *,
+        layers: int | None = None,
+        max_tokens: int | None = None,
+        max_images: int | None = None,
+        image_px: int = rendering.IMAGE_PX,
+        seed: int = 0,
+        dtype: str = "float32",
+        images: ImageFolder | None = None,
     ) -> Self:
-        """Put a new, untrained head on a causal language model.
+        """Put a new, untrained head on a causal language model, an encoder or a vision-language model.
 
         Args:
             model: what `armap.weights.locate` accepts.
-            layers: keep this many layers from the bottom; None keeps all.
-            max_tokens: longest trajectory; of a longer one the earlier observations are shortened. None for as long
-                as the backbone reads. It is saved with the model.
+            layers: keep this many layers of what reads text, from the bottom; None keeps all.
+            max_tokens: longest trajectory, image tokens included; of a longer one the earlier observations are
+                shortened. None for as long as the backbone reads. This and the next two are saved with the model.
+            max_images: most pictures of a trajectory, the last ones; None for all.
+            image_px: longest side of a picture; larger ones are scaled down.
             seed: decides the head.
+            dtype: precision of the weights, as torch names it.
+            images: where the pictures are that trajectories name.
 
         Raises:
-            ConfigError: the model cannot be loaded, or has fewer layers.
+            ConfigError: the model cannot be loaded or cannot carry a head, or has fewer layers.
         """
-        local = weights.load(model)
-        config = copy.deepcopy(local.network.config)
-        if layers is not None and not 1 <= layers <= config.num_hidden_layers:
-            raise ConfigError(f"{local.name} has {config.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
-        config.num_labels = 1
-        config.num_hidden_layers = layers or config.num_hidden_layers
+        scorer = weights.new_scorer(model, layers=layers, seed=seed, dtype=dtype)
+        config = scorer.network.config
+        config.max_trajectory_images, config.trajectory_image_px = max_images, image_px
         if max_tokens is not None:
-            config.max_trajectory_tokens = min(max_tokens, config.max_position_embeddings)
-        if hasattr(config, "quantization_config"):
-            # The weights were unpacked on loading; saying otherwise would make the result impossible to save.
-            del config.quantization_config
-        with torch.random.fork_rng():
-            torch.manual_seed(stable_hash("head", seed))
-            network = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
-        lacking, _ = network.base_model.load_state_dict(local.network.base_model.state_dict(), strict=False)
-        if lacking:
-            raise ConfigError(f"{local.name} cannot carry a reward head: it lacks the weights {lacking[0]}.")
-        return cls(
-            f"{local.name}, {config.num_hidden_layers} layers",
-            local.tokenizer,
-            network.float().to(weights.device()).eval(),
-        )
+            config.max_trajectory_tokens = min(max_tokens, weights.longest_text(scorer))
+        return cls(scorer, images)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, images: ImageFolder | None = None, dtype: str | None = None) -> Self:
         """Load a trained reward model.
+
+        Args:
+            folder: where it was saved.
+            images: where the pictures are that trajectories name.
+            dtype: precision of the weights, as torch names it; None for the stored one on a GPU and 32 bits on a CPU.
 
         Raises:
             ConfigError: there is none, or it has no trained head.
         """
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
-        try:
-            network, report = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                output_loading_info=True,
-                # Reported below in a sentence instead of raised.
-                ignore_mismatched_sizes=True,
-                attn_implementation="sdpa",
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ConfigError(f"The reward model in {folder} cannot be read: {str(error).splitlines()[0]}") from error
-        head = network.score.weight
-        # Absence first: transformers gives a plain language model a random head of two labels.
-        absent = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
-        if absent or not bool(head.isfinite().all()) or not bool(head.any()):
-            raise ConfigError(
-                f"The model in {folder} has no trained reward head"
-                + (f" (its weights lack {absent[0]})" if absent else "")
-                + "; train one with `armap train`."
-            )
-        if head.shape[0] != 1:
-            raise ConfigError(f"The model in {folder} has {head.shape[0]} labels; a reward model has one.")
-        return cls(str(folder), tokenizer, network.to(weights.device()).eval())
+        return cls(weights.load_scorer(folder, dtype=dtype), images)
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+    async def score(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.
 
-        Scores do not depend on the order or the company of a trajectory.
+        Scores do not depend on the order or the company of a trajectory. A text in place of one is scored as it stands,
+        control tokens being text like any other. What is computed for trajectories of one task
+        is kept for the next call about it.
+
+        Raises:
+            ConfigError: there are pictures to read, and no folder to read them from.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self.score_blocking, tuple(trajectories))
 
-    def score_blocking(self, trajectories: Sequence[Trajectory]) -> list[float]:
+    def score_blocking(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Do what `score` does, in the caller's thread."""
-        trees, places = self.trees(trajectories)
-        self.network.eval()
-        scores: list[list[float]] = [[] for _ in trees]
-        by_length = sorted(range(len(trees)), key=lambda i: len(trees[i]))
-        with torch.inference_mode():
-            while by_length:
-                longest = len(trees[by_length[-1]])
-                rows = [by_length.pop() for _ in range(min(len(by_length), max(1, _PASS_TOKENS // longest)))]
-                for row, values in zip(rows, self.forward([trees[i] for i in rows]), strict=True):
-                    scores[row] = values.tolist()
-        found = [scores[tree][end] for tree, end in places]
+        if self.network.training:
+            self.forget()
+            self.network.eval()
+        read = [self.reader.read(trajectory) for trajectory in trajectories]
+        tasks = [_task(trajectory) for trajectory in trajectories]
+        # Not inference mode: its tensors could not be used again in training, and features of pictures are.
+        with torch.no_grad():
+            if self.layout == "token trees" and len(set(tasks)) == 1:
+                found, computed = self._score_task(read, tasks[0])
+            else:
+                found, computed = self._score_tasks(read, tasks)
         for trajectory, score in zip(trajectories, found, strict=True):
             if not math.isfinite(score):
-                raise RewardModelError(f"{self.name} gives trajectory {trajectory.id!r} the score {score}")
-        computed = sum(map(len, trees))
+                what = "a text" if isinstance(trajectory, str) else f"trajectory {trajectory.id!r}"
+                raise RewardModelError(f"{self.name} gives {what} the score {score}")
         self.computed_tokens += computed
-        self.avoided_tokens += sum(trees[tree].depths[trees[tree].ends[end]] + 1 for tree, end in places) - computed
+        self.avoided_tokens += sum(len(one.tokens) for one in read) - computed
         return found
 
-    def trees(self, trajectories: Sequence[Trajectory]) -> tuple[list[TokenTree], list[tuple[int, int]]]:
-        """Merge trajectories of one task into token trees of bounded length.
+    def trees(self, trajectories: Sequence[Trajectory | str]) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
+        """Merge trajectories of one task into token trees of bounded length; in padded batches each is a tree alone.
 
         Returns:
             The trees, and for each trajectory its tree and which of that tree's sequences it is.
@@ -172,59 +193,258 @@ class TransformerRewardModel:
         Raises:
             RewardModelError: a trajectory is longer than the network can read.
         """
-        trees: list[TokenTree] = []
-        current: dict[str, int] = {}
-        places: list[tuple[int, int]] = []
-        known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
-        for trajectory in trajectories:
-            ids = self.token_ids(trajectory)
-            key = (trajectory.task.instruction, tuple(ids))
-            if key not in known:
-                tree = current.get(trajectory.task.instruction)
-                if tree is None or len(trees[tree]) + trees[tree].new_tokens(ids) > _TREE_TOKENS:
-                    tree = current[trajectory.task.instruction] = len(trees)
-                    trees.append(TokenTree())
-                trees[tree].add(ids)
-                known[key] = (tree, len(trees[tree].ends) - 1)
-            places.append(known[key])
-        return trees, places
+        tasks = [_task(trajectory) for trajectory in trajectories]
+        return self._merged([self.reader.read(trajectory) for trajectory in trajectories], tasks)
 
-    def token_ids(self, trajectory: Trajectory) -> list[int]:
-        """Return a rendered trajectory as token ids, shortened if it is longer than the limit.
-
-        Raises:
-            RewardModelError: it is too long whatever is left out.
-        """
-        config = self.network.config
-        limit: int = getattr(config, "max_trajectory_tokens", config.max_position_embeddings)
-        ids: list[int] = []
-        for attempt, text in enumerate(renderings(trajectory)):
-            ids = self._tokenizer(text).input_ids
-            if len(ids) <= limit:
-                self.read += 1
-                self.shortened += attempt > 0
-                return ids
-        raise RewardModelError(
-            f"a trajectory has {len(ids)} tokens even without its observations, but {self.name} reads at most "
-            f"{limit}; train a reward model with a higher --max-tokens"
-        )
-
-    def forward(self, trees: Sequence[TokenTree]) -> list[torch.Tensor]:
+    def forward(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
         """Return for each tree the scores of its sequences, in order; gradients flow where they are enabled."""
-        packed = pack(trees)
-        device = self.network.score.weight.device
-        mask = torch.zeros(packed.mask.shape, dtype=torch.float32)
-        mask.masked_fill_(torch.from_numpy(~packed.mask), torch.finfo(torch.float32).min)
-        hidden = self.network.base_model(
-            input_ids=torch.from_numpy(packed.tokens).to(device),
-            position_ids=torch.from_numpy(packed.positions).to(device),
-            attention_mask=mask.to(device),
-            use_cache=False,
-        ).last_hidden_state
-        scores = self.network.score(hidden).squeeze(-1)
-        return [scores[row, tree.ends] for row, tree in enumerate(trees)]
+        tokens = self._padded([tree.tokens for tree in trees])
+        if self.layout == "padded batches":
+            seen = self._padded([[1] * len(tree) for tree in trees])
+            if self._kind == "encoder":
+                return list(self.network(input_ids=tokens, attention_mask=seen).logits.float())
+            where = {"attention_mask": seen} | ({"position_ids": self._positions(trees)} if trees[0].positions else {})
+        else:
+            where = {"attention_mask": self._additive(pack(trees).mask), "position_ids": self._positions(trees)}
+        hidden = self._tower(**self._embedded(tokens, trees), **where, use_cache=False).last_hidden_state
+        return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
+
+    def token_ids(self, trajectory: Trajectory | str) -> list[int]:
+        """Return a trajectory, or a text, as token ids; see `Reader.read`."""
+        of_images = self._eyes.token_id if self._eyes else 0
+        return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
+
+    def remarks(self) -> list[str]:
+        """Return what was not read as it was, a sentence each; see `Reader.remarks`."""
+        return self.reader.remarks()
+
+    def forget(self) -> None:
+        """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""
+        self._kept.clear()
 
     def save(self, folder: Path) -> None:
         """Write the model in the Hugging Face layout."""
         self.network.save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @property
+    def _tower(self) -> Any:  # noqa: ANN401 - transformers is untyped here
+        owner, name = weights.text_tower(self.network)
+        return getattr(owner, name)
+
+    def _merged(
+        self, read: Sequence[ReadTrajectory], tasks: Sequence[str]
+    ) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
+        return rendering.merged(read, tasks, tree_tokens=self._tree_tokens if self.layout == "token trees" else 0)
+
+    def _score_tasks(self, read: Sequence[ReadTrajectory], tasks: Sequence[str]) -> tuple[list[float], int]:
+        """Return scores, and how many tokens were computed, trees of like length together."""
+        trees, places = self._merged(read, tasks)
+        scores: list[list[float]] = [[] for _ in trees]
+        by_length = sorted(range(len(trees)), key=lambda i: len(trees[i]))
+        while by_length:
+            longest = len(trees[by_length[-1]])
+            rows = [by_length.pop() for _ in range(min(len(by_length), max(1, _PASS_TOKENS // longest)))]
+            for row, values in zip(rows, self.forward([trees[i] for i in rows]), strict=True):
+                scores[row] = values.tolist()
+        return [scores[tree][end] for tree, end in places], sum(map(len, trees))
+
+    def _score_task(self, read: Sequence[ReadTrajectory], task: str) -> tuple[list[float], int]:
+        """Return scores of trajectories of one task, and how many tokens were computed that no earlier call had."""
+        kept = self._kept.pop(task, None) or _Kept(TrajectoryTree(), DynamicCache(), [])
+        found = [0.0] * len(read)
+        computed = 0
+        waiting: list[int] = []
+        for i in sorted(range(len(read)), key=lambda i: read[i].tokens):
+            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > self._tree_tokens:
+                computed += self._grow(kept, waiting, found)
+                kept, waiting = _Kept(TrajectoryTree(), DynamicCache(), []), []
+            kept.tree.add_trajectory(read[i])
+            waiting.append(i)
+        computed += self._grow(kept, waiting, found)
+        self._kept[task] = kept
+        while sum(len(one.tree) for one in self._kept.values()) > _KEPT_TOKENS:
+            self._kept.popitem(last=False)
+        return found, computed
+
+    def _grow(self, kept: _Kept, waiting: Sequence[int], found: list[float]) -> int:
+        """Compute and count a tree's new tokens, and put the scores of its last sequences into `found`."""
+        tree, start = kept.tree, len(kept.scores)
+        mask, positions = tree.ancestors(start), self._positions([tree])
+        for begin in range(start, len(tree), _GROW_TOKENS):
+            end = min(begin + _GROW_TOKENS, len(tree))
+            hidden = self._tower(
+                **self._embedded(self._padded([tree.tokens[begin:end]]), [tree]),
+                attention_mask=self._additive(mask[None, None, begin - start : end - start, :end]),
+                position_ids=positions[..., begin:end],
+                past_key_values=kept.cache,
+                use_cache=True,
+            ).last_hidden_state
+            kept.scores.extend(self._judged(hidden[0]).tolist())
+        for i, last in zip(waiting, tree.ends[len(tree.ends) - len(waiting) :], strict=True):
+            found[i] = kept.scores[last]
+        return len(tree) - start
+
+    def _embedded(self, tokens: torch.Tensor, trees: Sequence[TrajectoryTree]) -> dict[str, Any]:
+        if self._eyes is None:
+            return {"input_ids": tokens}
+        images = {number: image for tree in trees for number, image in tree.images.items()}
+        return self._eyes.embedded(tokens, images, self._tower.get_input_embeddings())
+
+    def _judged(self, hidden: torch.Tensor) -> torch.Tensor:
+        judge = weights.head(self.network)
+        scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
+        return scores.float()
+
+    def _positions(self, trees: Sequence[TrajectoryTree]) -> torch.Tensor:
+        """Return `[B, L]` positions, or `[3, B, L]` where the network tells height, width and time apart."""
+        if not trees[0].positions:
+            return self._padded([tree.depths for tree in trees])
+        axes = [[[place[axis] for place in tree.positions] for tree in trees] for axis in range(3)]
+        return torch.stack([self._padded(axis) for axis in axes])
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.from_numpy(pad(rows)).to(self.network.device)
+
+    def _additive(self, mask: NDArray[np.bool_]) -> torch.Tensor:
+        dtype = self.network.dtype
+        added = torch.zeros(mask.shape, dtype=dtype)
+        return added.masked_fill_(torch.from_numpy(~mask), torch.finfo(dtype).min).to(self.network.device)
+
+    def _try_out(self) -> Literal["token trees", "padded batches"]:
+        """Return the layout that the backbone is fit for: trees if they give what plain passes give."""
+        drawn = Random(0).choices(range(self.network.config.get_text_config().vocab_size), k=24)
+        sequences = (tuple(drawn[:16]), tuple(drawn[:8] + drawn[16:]))
+        both = [ReadTrajectory(one, {}, self._eyes.positions(one, {}) if self._eyes else []) for one in sequences]
+        with torch.no_grad():
+            alone = torch.tensor(self._score_tasks(both, ["", ""])[0])
+            self.layout = "token trees"
+            try:
+                together = torch.tensor(self._score_tasks(both, ["", ""])[0])
+                later = torch.tensor([self._score_task([one], "")[0][0] for one in both])
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+                # How a network refuses a mask or a cache of its own making is its own affair.
+                return "padded batches"
+            finally:
+                self.forget()
+        return "token trees" if self._agree(alone, together) and self._agree(alone, later) else "padded batches"
+
+    def _try_out_eyes(self, eyes: _Eyes) -> None:
+        """Check that parts put together here see what the whole network sees: some families mask pictures their way."""
+        with torch.no_grad():
+            read, prepared = eyes.probe()
+            inputs = {name: one.to(self.network.device) for name, one in prepared.items()}
+            whole = self._judged(self.network.base_model(**inputs, use_cache=False).last_hidden_state[0, -1:])
+            parts = torch.tensor(self._score_tasks([read], [""])[0])
+        if not self._agree(whole.cpu(), parts):
+            raise ConfigError(
+                f"A {self.network.config.model_type} model cannot be a backbone: it reads pictures in a way of its own."
+            )
+
+    def _agree(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        close = 1e-3 if self.network.dtype == torch.float32 else 5e-2
+        return bool((one - other).abs().max() < close * (one.abs().max() + 1e-6))
+
+
+def _task(trajectory: Trajectory | str) -> str:
+    return "" if isinstance(trajectory, str) else trajectory.task.instruction
+
+
+class _Eyes:
+    """The part of a vision-language model that sees, and what it saw lately."""
+
+    def __init__(self, scorer: weights.Scorer, images: ImageFolder | None) -> None:
+        self._network = scorer.network
+        self._processor = scorer.processor
+        self._images = images
+        self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
+        self._tokens: dict[int, list[int]] = {}
+        self._grids: dict[int, Any] = {}
+        self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self.token_id: int = self._processor.image_token_id
+
+    def tokens(self, image: ImageRef) -> list[int]:
+        number = rendering.number_of(image)
+        if number not in self._tokens:
+            self._take_in(number, self._prepared(image))
+        return self._tokens[number]
+
+    def probe(self) -> tuple[ReadTrajectory, dict[str, torch.Tensor]]:
+        """Return a picture as a trajectory, and as the whole network reads it."""
+        prepared = rendering.prepare_image(self._processor, rendering.probe_image(), limit_px=32)
+        image = ImageRef(sha256="0" * 64, width_px=32, height_px=16)
+        self._take_in(0, prepared)
+        self._features[0] = self._look(prepared)
+        tokens = tuple(self._tokens[0])
+        return ReadTrajectory(tokens, {0: image}, self.positions(tokens, {0: image})), prepared
+
+    def _take_in(self, number: int, prepared: dict[str, torch.Tensor]) -> None:
+        ids = prepared["input_ids"][0].tolist()
+        self._tokens[number] = rendering.numbered(ids, self.token_id, number)
+        self._grids[number] = prepared.get("image_grid_thw")
+
+    def positions(self, tokens: tuple[int, ...], images: dict[int, ImageRef]) -> list[list[int]]:
+        base = self._network.base_model
+        if not hasattr(base, "get_rope_index"):
+            return []
+        ids = torch.tensor([tokens])
+        of_images = ids < 0
+        # A picture begins with its token of place 0.
+        first = [-1 - token >> PLACE_BITS for token in tokens if token < 0 and (-1 - token) % (1 << PLACE_BITS) == 0]
+        found, _ = base.get_rope_index(
+            input_ids=ids.masked_fill(of_images, self.token_id),
+            mm_token_type_ids=of_images.int(),
+            image_grid_thw=torch.cat([self._grids[number] for number in first]) if first else None,
+        )
+        positions: list[list[int]] = found[:, 0].T.tolist()
+        return positions
+
+    def embedded(self, tokens: torch.Tensor, images: dict[int, ImageRef], embedding: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return what the text tower reads for `[B, L]` tokens, features put in at those of pictures."""
+        of_images = tokens < 0
+        embeds = embedding(tokens.masked_fill(of_images, self.token_id))
+        if not bool(of_images.any()):
+            return {"inputs_embeds": embeds}
+        numbers = -1 - tokens[of_images]
+        there, which = torch.unique(numbers >> PLACE_BITS, return_inverse=True)
+        features = [self._seen(images[number]) for number in there.tolist()]
+        starts = torch.tensor([0, *(one.shape[1] for one in features)], device=tokens.device).cumsum(0)[:-1]
+        found = torch.cat(features, 1)[:, starts[which] + numbers % (1 << PLACE_BITS)].to(embeds.dtype)
+        embeds = embeds.index_put(of_images.nonzero(as_tuple=True), found[0])
+        # Some networks look again, and add what they see to the first layers.
+        again = {"visual_pos_masks": of_images, "deepstack_visual_embeds": list(found[1:])} if len(found) > 1 else {}
+        return {"inputs_embeds": embeds, **again}
+
+    def _seen(self, image: ImageRef) -> torch.Tensor:
+        """Return `[1 + A, T, D]` features of a picture's T tokens: for the input, and for A layers after it."""
+        number = rendering.number_of(image)
+        # Features of weights that are being trained are gone with the next step.
+        owner, text = weights.text_tower(self._network)
+        others = (part for name, part in owner.named_children() if name != text)
+        lasting = not any(weight.requires_grad for part in others for weight in part.parameters())
+        if lasting and number in self._features:
+            self._features.move_to_end(number)
+            return self._features[number]
+        features = self._look(self._prepared(image))
+        if features.shape[1] != sum(token < 0 for token in self.tokens(image)):
+            raise ConfigError(
+                f"The processor and the network of {self._network.config.model_type} disagree about the size of "
+                "pictures; take both from the same checkpoint."
+            )
+        if lasting:
+            self._features[number] = features
+            while sum(one.shape[1] for one in self._features.values()) > _KEPT_IMAGE_TOKENS:
+                self._features.popitem(last=False)
+        return features
+
+    def _look(self, prepared: dict[str, torch.Tensor]) -> torch.Tensor:
+        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        inputs = {name: one.to(self._network.device) for name, one in prepared.items() if name not in text}
+        out = self._network.base_model.get_image_features(**inputs, return_dict=True)
+        again = [torch.cat(list(layer)) for layer in getattr(out, "deepstack_features", None) or []]
+        return torch.stack([torch.cat(list(out.pooler_output)), *again])
+
+    def _prepared(self, image: ImageRef) -> dict[str, torch.Tensor]:
+        if self._images is None:
+            raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
+        return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)

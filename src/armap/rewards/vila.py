@@ -1,0 +1,318 @@
+"""VILA 1.5 as reward model, read from its published checkpoints and ARMAP's adapters without any code of theirs.
+
+A file named as `Source:` is of VILA's code at commit d7d54bc, or of ARMAP's where it begins with RM.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, LlavaConfig, SiglipVisionModel
+
+from armap import weights
+from armap.errors import ConfigError
+from armap.images import ImageFolder
+from armap.rewards.transformer import TransformerRewardModel
+from armap.rewards.vila_network import IMAGE_TOKEN_ID, VilaForSequenceClassification, VilaProcessor, VilaProjector
+from armap.seeds import stable_hash
+
+PAPER_BACKBONE = "Efficient-Large-Model/VILA1.5-3b"
+"""Repository on the Hugging Face Hub. Source: ARMAP, reward model."""
+
+_ANY_PX = 1 << 20
+"""A limit on pictures that changes none: the tower has its own size, and scaling twice would not give the same."""
+_FEATURES = {"cls_patch": "full", "patch": "default"}
+"""VILA's words for the tokens of the tower that are used, and transformers'.
+Source: llava/model/multimodal_encoder/vision_encoder.py."""
+
+
+class VilaRewardModel(TransformerRewardModel):
+    """Scores a trajectory by a linear head, without an activation, on VILA's final hidden state of the last token.
+
+    Source: ARMAP, reward model; RM/RLHF/models/reward_model.py of its released code, after LLaVA-RLHF: the hidden state
+    is the one after the final norm, and the head has a bias.
+    """
+
+    @classmethod
+    def from_backbone(
+        cls,
+        model: str = PAPER_BACKBONE,
+        *,
+        layers: int | None = None,
+        max_tokens: int | None = None,
+        max_images: int | None = None,
+        image_px: int = _ANY_PX,
+        seed: int = 0,
+        dtype: str = "float32",
+        images: ImageFolder | None = None,
+        adapter: Path | None = None,
+    ) -> Self:
+        """Put a head on a published VILA 1.5 checkpoint: a new, untrained one, or that of one of ARMAP's adapters.
+
+        An adapter's scores mean what they meant to its authors only for conversations in the words of its training;
+        here trajectories are rendered as everywhere in this package.
+
+        Args:
+            model: a folder with `llm`, `vision_tower` and `mm_projector`, or such a repository on the Hub.
+            layers: keep this many layers of the language model, from the bottom; None keeps all.
+            max_tokens: longest trajectory, image tokens included; of a longer one the earlier observations are
+                shortened. None for as long as VILA reads. This and the next two are saved with the model.
+            max_images: most pictures of a trajectory, the last ones; None for all.
+            image_px: longest side of a picture before VILA's own scaling; VILA itself has no such limit.
+            seed: decides a new head.
+            dtype: precision of the weights, as torch names it; the head has 32 bits in any case.
+            images: where the pictures are that trajectories name.
+            adapter: a checkpoint folder of ARMAP's trainer, with a LoRA adapter, which is merged, and a reward head.
+
+        Raises:
+            ConfigError: the checkpoint or the adapter cannot be read, or is another kind of model.
+        """
+        folder = _folder(model)
+        try:
+            network = _assemble(folder, adapter, dtype)
+            processor = VilaProcessor.from_checkpoint(folder, network.config)
+        except (OSError, ValueError, SafetensorError, ImportError) as error:
+            raise ConfigError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
+        text = network.config.text_config
+        _keep_layers(network, layers, model)
+        longest = getattr(text, "tokenizer_model_max_length", None) or text.max_position_embeddings
+        network.config.max_trajectory_tokens = min(max_tokens or longest, longest)
+        network.config.max_trajectory_images, network.config.trajectory_image_px = max_images, image_px
+        network.score = _read_head(adapter, text.hidden_size) if adapter else _new_head(text, seed)
+        name = f"{folder.name}, {text.num_hidden_layers} layers" + (f", with {adapter.name}" if adapter else "")
+        return cls(weights.Scorer(name, processor, _ready(network, dtype)), images)
+
+    @classmethod
+    def load(cls, folder: Path, *, images: ImageFolder | None = None, dtype: str | None = None) -> Self:
+        """Load a model that `save` has written.
+
+        Args:
+            folder: where it was saved.
+            images: where the pictures are that trajectories name.
+            dtype: precision of the weights, as torch names it; None for the stored one on a GPU and 32 bits on a CPU.
+
+        Raises:
+            ConfigError: there is none, or it has no trained head.
+        """
+        kind = VilaForSequenceClassification.__name__
+        if not (folder / "config.json").is_file() or kind not in (_settings(folder).get("architectures") or ()):
+            raise ConfigError(f"There is no VILA reward model in {folder}; train one with `armap train`.")
+        try:
+            network, report = VilaForSequenceClassification.from_pretrained(
+                folder,
+                dtype=dtype or ("auto" if weights.device() == "cuda" else "float32"),
+                output_loading_info=True,
+                # Reported below in a sentence instead of raised.
+                ignore_mismatched_sizes=True,
+            )
+            processor = VilaProcessor.from_saved(folder, network.config)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ConfigError(f"The reward model in {folder} cannot be read: {_first_line(error)}") from error
+        stored = {key: shape for key, shape, _ in report["mismatched_keys"]}
+        if labels := next((stored[key][0] for key in ("score.weight", "score.bias") if key in stored), None):
+            raise ConfigError(f"The model in {folder} has {labels} labels; a reward model has one.")
+        if absent := sorted([*report["missing_keys"], *stored]):
+            raise ConfigError(
+                f"The model in {folder} has no trained reward head (its weights lack {absent[0]}); "
+                "train one with `armap train`."
+            )
+        _check_head(network.score, folder)
+        return cls(weights.Scorer(str(folder), processor, _ready(network, None)), images)
+
+
+def _folder(model: str) -> Path:
+    """Return the folder of a checkpoint, downloaded if need be, after a look at what is in it."""
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(model))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+            raise ConfigError(f"There is no folder and no repository {model}: {_first_line(error)}") from error
+    for name in ("config.json", "llm/config.json", "vision_tower/config.json", "mm_projector/config.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{model} is no VILA 1.5 checkpoint: it has no {name}.")
+    return folder
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        settings: dict[str, Any] = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON; copy the checkpoint again.") from error
+    return settings
+
+
+def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequenceClassification:
+    """Return VILA without a trained head, of parts as they are stored.
+
+    Source: llava/model/llava_arch.py and llava/model/utils.py, for what is where; the other sources for the settings.
+    """
+    settings = _settings(folder)
+    _check_known(folder, settings)
+    # Merged in 32 bits, rounded once.
+    precision = getattr(torch, "float32" if adapter else dtype)
+    tower = _part(SiglipVisionModel, folder / "vision_tower", precision)
+    llm = _part(AutoModelForCausalLM, folder / "llm", precision)
+    if adapter:
+        llm = _merged(llm, adapter)
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=llm.config,
+        image_token_index=IMAGE_TOKEN_ID,
+        vision_feature_layer=settings.get("mm_vision_select_layer", -2),
+        vision_feature_select_strategy=_FEATURES[settings.get("mm_vision_select_feature", "patch")],
+        mm_projector_type=_settings(folder / "mm_projector").get("mm_projector_type"),
+        image_aspect_ratio=settings.get("image_aspect_ratio"),
+    )
+    # Only the frame: the parts are there already.
+    with torch.device("meta"):
+        network = VilaForSequenceClassification(config)
+    network.model.vision_tower = tower
+    network.model.language_model = llm.model
+    network.model.multi_modal_projector = _read_projector(folder / "mm_projector", config)
+    return network
+
+
+def _check_known(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse what other models in the same layout do."""
+    tower = _settings(folder / "vision_tower").get("model_type")
+    features = settings.get("mm_vision_select_feature", "patch")
+    unknown = {
+        f"sees by a {tower}": tower != "siglip_vision_model",
+        "sees at several scales": settings.get("s2"),
+        f"uses the {features} features of its tower": features not in _FEATURES,
+        "puts control tokens around pictures": settings.get("mm_use_im_start_end"),
+    }
+    for what, is_so in unknown.items():
+        if is_so:
+            raise ConfigError(
+                f"The model in {folder} {what}, which no VILA 1.5 with a SigLIP tower does; take one of these."
+            )
+
+
+def _part(family: Any, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - transformers is untyped here
+    part, report = family.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    if lacking := sorted(report["missing_keys"]):
+        raise ConfigError(f"The weights in {folder} lack {lacking[0]}; copy the checkpoint again.")
+    return part
+
+
+def _read_projector(folder: Path, config: LlavaConfig) -> VilaProjector:
+    stored = {name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()}
+    projector = VilaProjector(config)
+    try:
+        projector.load_state_dict(stored)
+    except RuntimeError as error:
+        raise ConfigError(f"The weights in {folder} do not fit: {' '.join(str(error).split())}") from error
+    return projector
+
+
+def _keep_layers(network: VilaForSequenceClassification, layers: int | None, name: str) -> None:
+    text, tower = network.config.text_config, network.model.language_model
+    if layers is not None and not 1 <= layers <= text.num_hidden_layers:
+        raise ConfigError(f"{name} has {text.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
+    text.num_hidden_layers = tower.config.num_hidden_layers = layers or text.num_hidden_layers
+    tower.layers = tower.layers[: text.num_hidden_layers]
+
+
+def _merged(llm: Any, adapter: Path) -> Any:  # noqa: ANN401
+    """Return a language model with the LoRA adapter of one of ARMAP's checkpoints put into its weights.
+
+    Source: RM/RLHF/lora_utils.py and RM/RLHF/models/qlora_model.py of the released code, for what is where.
+    """
+    folder = adapter / "adapter_model"
+    folder = folder / "lora_default" if (folder / "lora_default").is_dir() else folder
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"There is no adapter in {adapter}; it should be in {folder}.")
+    try:
+        adapted = PeftModel(llm, LoraConfig.from_pretrained(folder))
+        stored = _of_llm(load_peft_weights(str(folder), device="cpu"), folder)
+        report = set_peft_model_state_dict(adapted, stored)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ConfigError(f"The adapter in {folder} cannot be read: {_first_line(error)}") from error
+    strange = [*report.unexpected_keys, *(key for key in report.missing_keys if "lora_" in key)]
+    if strange:
+        raise ConfigError(f"The adapter in {folder} does not fit the language model; see {strange[0]}.")
+    return adapted.merge_and_unload()
+
+
+def _of_llm(stored: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of an adapter that are for the language model, by their names there.
+
+    An adapter that was made for the whole of VILA also has some for the tower, which was frozen: they change nothing.
+    """
+    found = {}
+    for name, weight in stored.items():
+        if ".vision_tower." not in name:
+            found[name.replace("base_model.model.llm.", "base_model.model.")] = weight
+        elif ".lora_B." in name and bool(weight.any()):
+            raise ConfigError(
+                f"The adapter in {folder} changes the vision tower ({name}); only the language model can be."
+            )
+    return found
+
+
+def _new_head(text: Any, seed: int) -> nn.Linear:  # noqa: ANN401
+    head = nn.Linear(text.hidden_size, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(stable_hash("head", seed))
+        nn.init.normal_(head.weight, std=text.initializer_range)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _read_head(adapter: Path, hidden_size: int) -> nn.Linear:
+    """Read the head of one of ARMAP's checkpoints: a pickled state of a linear layer, read as tensors only."""
+    file = adapter / "reward_head"
+    if not file.is_file():
+        raise ConfigError(f"There is no trained reward head in {adapter}; it should be in {file}.")
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ConfigError(f"The reward head {file} cannot be read: {_first_line(error)}") from error
+    if set(stored) != {"weight", "bias"}:
+        raise ConfigError(f"The reward head {file} should hold weight and bias, not {', '.join(sorted(stored))}.")
+    labels, size = stored["weight"].shape
+    if labels != 1:
+        raise ConfigError(f"The reward head {file} has {labels} labels; a reward model has one.")
+    if size != hidden_size:
+        raise ConfigError(
+            f"The reward head {file} is for {size} hidden numbers; this language model has {hidden_size}."
+        )
+    head = nn.Linear(size, 1)
+    head.load_state_dict(stored)
+    _check_head(head, file)
+    return head
+
+
+def _check_head(head: nn.Linear, where: Path) -> None:
+    if not bool(head.weight.isfinite().all() & head.bias.isfinite().all() & head.weight.any()):
+        raise ConfigError(f"The reward head in {where} is not trained: it is zero or not finite.")
+
+
+def _ready(network: VilaForSequenceClassification, dtype: str | None) -> VilaForSequenceClassification:
+    """Put the network where it runs, and freeze what sees, as ARMAP's trainer does."""
+    if dtype:
+        # Not the head: with 8 bits after the point a score would hardly tell good from better. And not the buffers, in
+        # which the language model keeps what turns by positions.
+        for weight in network.model.parameters():
+            weight.data = weight.data.to(getattr(torch, dtype))
+    network = network.to(weights.device()).eval()
+    network.model.requires_grad_(False)
+    network.model.language_model.requires_grad_(True)
+    return network
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,225 @@
+"""A bounded queue in front of a reward model: what arrives together is scored together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+
+from armap.errors import RewardModelError
+from armap.protocols import RewardModel
+from armap.types import Trajectory
+
+T = TypeVar("T")
+
+_GATHER_S = 0.002
+"""How long the first request of a batch waits for company: less than any model takes for one trajectory."""
+_LONGEST_WAIT_S = 60
+"""Nobody is told to come back later than this."""
+
+
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """A reward model that reads tokens, and scores texts as they stand as well as trajectories."""
+
+    def token_ids(self, trajectory: Trajectory | str, /) -> list[int]:
+        """Return what is read.
+
+        Raises:
+            RewardModelError: it is too long.
+        """
+        ...
+
+    async def score(self, trajectories: Sequence[Trajectory | str], /) -> list[float]:
+        """Return one score per trajectory or text."""
+        ...
+
+
+class Scored(NamedTuple):
+    """What became of one trajectory or text."""
+
+    score: float
+    """What the reward model says."""
+    tokens: int
+    """Tokens read; 1 where the reward model does not read tokens."""
+
+
+class BusyError(Exception):
+    """The queue is full.
+
+    Attributes:
+        retry_after_s: when there may be room.
+    """
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("the queue is full")
+        self.retry_after_s = retry_after_s
+
+
+class TooLongError(Exception):
+    """The reward model cannot read so many tokens."""
+
+
+class NothingToReadError(Exception):
+    """A text has no tokens."""
+
+
+class NoScoreError(Exception):
+    """The reward model gave no finite score; why not is its cause."""
+
+
+class _Asked(NamedTuple):
+    what: Trajectory | str
+    answer: asyncio.Future[Scored]
+
+
+class Batcher:
+    """Scores trajectories and texts, as many together as are there, in the order in which they came.
+
+    A reward model may refuse a batch because of one member; the members are then scored one by one, so that everyone
+    gets an answer of their own.
+
+    Args:
+        model: the reward model; only one call to it is under way at a time.
+        waiting: most trajectories that wait or are being scored.
+        batch: most trajectories scored together.
+
+    Attributes:
+        batches: calls to the reward model until now.
+        scored: trajectories and texts that got a score until now.
+        tokens: tokens of those.
+    """
+
+    def __init__(self, model: RewardModel, *, waiting: int, batch: int) -> None:
+        self.batches = self.scored = self.tokens = 0
+        self._model = model
+        self._limit = waiting
+        self._batch = batch
+        self._queue: dict[int, _Asked] = {}
+        self._arrived = asyncio.Event()
+        self._count = 0
+        self._held = 0
+        self._seconds_each = 0.0
+
+    @property
+    def held(self) -> int:
+        """Trajectories and texts that wait or are being scored."""
+        return self._held
+
+    @property
+    def retry_after_s(self) -> int:
+        """In how many seconds what waits now is likely to be done."""
+        return min(_LONGEST_WAIT_S, max(1, math.ceil(self._held * self._seconds_each)))
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether texts can be scored as they stand."""
+        return isinstance(self._model, ReadsTexts)
+
+    async def score(self, asked: Sequence[Trajectory | str]) -> list[Scored]:
+        """Return what the reward model says, in order; when cancelled, what still waits is never scored.
+
+        Raises:
+            BusyError: there is no room for all of them.
+            TooLongError: one of them cannot be read.
+            NothingToReadError: one of them is empty.
+            NoScoreError: the reward model failed on one of them.
+        """
+        if self._held + len(asked) > self._limit:
+            raise BusyError(self.retry_after_s)
+        answers: list[asyncio.Future[Scored]] = []
+        first = self._count
+        for what in asked:
+            answers.append(asyncio.get_running_loop().create_future())
+            self._queue[self._count] = _Asked(what, answers[-1])
+            self._count += 1
+        self._held += len(asked)
+        self._arrived.set()
+        try:
+            found = await asyncio.gather(*answers, return_exceptions=True)
+        finally:
+            self._held -= len(asked)
+            for key in range(first, first + len(asked)):
+                self._queue.pop(key, None)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return cast(list[Scored], found)
+
+    async def run(self) -> None:
+        """Answer for ever."""
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(_GATHER_S)
+            while batch := self._next():
+                await self._answer(batch)
+            self._arrived.clear()
+
+    def _next(self) -> list[_Asked]:
+        keys = list(self._queue)[: self._batch]
+        return [self._queue.pop(key) for key in keys]
+
+    async def _answer(self, batch: Sequence[_Asked]) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        readable: list[_Asked] = []
+        counts: list[int] = []
+        for one, count in zip(batch, await asyncio.to_thread(self._token_counts, batch), strict=True):
+            if not count:
+                _settle(one.answer, TooLongError() if count is None else NothingToReadError())
+                continue
+            readable.append(one)
+            counts.append(count)
+        if readable:
+            await self._score(readable, counts)
+        each = (loop.time() - started) / len(batch)
+        self._seconds_each += 0.2 * (each - self._seconds_each) if self._seconds_each else each
+
+    async def _score(self, batch: Sequence[_Asked], counts: Sequence[int]) -> None:
+        self.batches += 1
+        work = asyncio.create_task(self._scores([one.what for one in batch]))
+        await asyncio.wait([work])
+        failure = work.exception()
+        if failure is None:
+            self.scored += len(batch)
+            self.tokens += sum(counts)
+            for one, score, count in zip(batch, work.result(), counts, strict=True):
+                _settle(one.answer, Scored(score, count))
+        elif len(batch) == 1:
+            nothing = NoScoreError()
+            nothing.__cause__ = failure
+            _settle(batch[0].answer, nothing)
+        else:
+            for one, count in zip(batch, counts, strict=True):
+                if not one.answer.done():
+                    await self._score([one], [count])
+
+    async def _scores(self, asked: Sequence[Trajectory | str]) -> list[float]:
+        # Nobody asks for a text who has not looked at `reads_texts`.
+        scores = await self._model.score(cast(Sequence[Trajectory], asked))
+        if len(scores) != len(asked) or not all(map(math.isfinite, scores)):
+            raise RewardModelError(f"{len(asked)} trajectories have the scores {scores}")
+        return scores
+
+    def _token_counts(self, batch: Sequence[_Asked]) -> list[int | None]:
+        """Return how many tokens each has: None for more than can be read, 1 where no tokens are read."""
+        return [self._token_count(one.what) for one in batch]
+
+    def _token_count(self, what: Trajectory | str) -> int | None:
+        if not isinstance(self._model, ReadsTexts):
+            return 1
+        try:
+            return len(self._model.token_ids(what))
+        except RewardModelError:
+            return None
+
+
+def _settle(answer: asyncio.Future[T], found: T | BaseException) -> None:
+    """Give an answer to whoever still waits for it."""
+    if answer.done():
+        return
+    if isinstance(found, BaseException):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)

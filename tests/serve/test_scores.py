@@ -1,0 +1,164 @@
+"""Scores through the service, against those of the same reward model in this process."""
+
+import asyncio
+import math
+import os
+import signal
+
+import httpx
+import pytest
+
+pytest.importorskip("torch", reason="the local extra is not installed: no transformer reward model is served")
+
+from armap.errors import RewardModelError
+from armap.rewards.http import HTTPRewardModel
+from armap.rewards.rendering import render
+from armap.rewards.transformer import TransformerRewardModel
+from armap.types import Action, Observation, Step, Task, Trajectory
+from rewards.toy_pairs import toy_trajectories
+from serve.process import served
+from tiny_model import make_tiny_model, plain_scores
+
+TRAJECTORIES = toy_trajectories(60, 2)
+
+ODD = [
+    "",
+    " \t\n\r\n ",
+    "Action: take the red cube",
+    "Thought: take\nAction: leave",
+    "Was the task done?",
+    "<end> <|im_end|> <unknown>",
+    "\u2028\u2029\u0085\ufeff\u200b\u200d",
+    "e\u0301 é ﬁ ½ ①",
+    "\u202ered\u202c العربية 日本語",
+    "🧑‍🚀🇳🇴👩‍👩‍👧",
+    "\x00\x01\x7f\ufffd\U0010ffff",
+    '"\\" \\u0041 {"text": "cube"} </s>',
+    "red " * 60,
+]
+
+
+def odd_trajectory(number: int) -> Trajectory:
+    """A trajectory with odd texts everywhere."""
+    texts = iter((ODD[number:] + ODD) * 3)
+    steps = tuple(
+        Step(observation=Observation(text=next(texts)), action=Action(text=next(texts), thought=next(texts)))
+        for _ in range(number % 4)
+    )
+    return Trajectory(
+        id=f"odd {number}",
+        task=Task(id="odd", env="odd", instruction=next(texts)),
+        steps=steps,
+        final_observation=Observation(text=next(texts)),
+        stop_reason="truncated",
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A reward model that has to shorten some of what it reads."""
+    folder = tmp_path_factory.mktemp("reward_model")
+    backbone = make_tiny_model(folder / "backbone")
+    TransformerRewardModel.from_backbone(backbone, seed=1, max_tokens=200).save(folder / "judge")
+    return folder / "judge"
+
+
+@pytest.fixture(scope="module")
+def local(folder):
+    return TransformerRewardModel.load(folder)
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    environment = os.environ | {"MY_TOKEN": "s3cret"}
+    command = ("serve", "--reward-model", str(folder), "--port", "0", "--token-env", "MY_TOKEN")
+    with served("-m", "armap.cli", *command, environment=environment) as server:
+        yield server
+
+
+@pytest.fixture
+async def remote(server):
+    model = HTTPRewardModel(server.address, token="s3cret")
+    yield model
+    await model.close()
+
+
+@pytest.fixture
+async def client(server):
+    headers = {"Authorization": "Bearer s3cret"}
+    async with httpx.AsyncClient(base_url=server.address, headers=headers, timeout=60) as client:
+        yield client
+
+
+async def test_the_service_scores_as_the_reward_model_does_here(remote, local):
+    assert await remote.score(TRAJECTORIES) == pytest.approx(await local.score(TRAJECTORIES), abs=1e-5)
+
+
+async def test_odd_texts_are_scored_as_they_are_here(remote, local):
+    odd = [odd_trajectory(number) for number in range(40)]
+    assert await remote.score(odd) == pytest.approx(await local.score(odd), abs=1e-5)
+
+
+async def test_long_trajectories_are_shortened_as_they_are_here(remote, local):
+    (one,) = toy_trajectories(1, 0)
+    first = one.steps[0].model_copy(update={"observation": Observation(text="red cube " * 200)})
+    long = [one.model_copy(update={"steps": (first,) * n + one.steps}) for n in (1, 2, 5)]
+    shortened = local.reader.shortened
+    here = await local.score(long)
+    assert local.reader.shortened == shortened + 3
+    assert await remote.score(long) == pytest.approx(here, abs=1e-5)
+
+
+async def test_what_cannot_be_shortened_enough_is_an_error(remote):
+    (one,) = toy_trajectories(1, 0)
+    long = one.model_copy(update={"task": one.task.model_copy(update={"instruction": "red " * 300})})
+    with pytest.raises(RewardModelError, match="longer than the reward model can read"):
+        await remote.score([long])
+
+
+async def test_texts_are_scored_as_transformers_alone_would(client, folder):
+    texts = [
+        "Task: red cube",
+        *(render(one) for one in TRAJECTORIES[:10]),
+        *(text for text in ODD if text.strip() and "<" not in text),
+    ]
+    answer = (await client.post("/classify", json={"input": texts})).json()
+    found = [one["probs"][0] for one in answer["data"]]
+    assert found == pytest.approx(plain_scores(folder, texts), abs=1e-5)
+    activated = (await client.post("/pooling", json={"input": texts, "use_activation": True})).json()
+    assert [one["data"][0] for one in activated["data"]] == pytest.approx(
+        [1 / (1 + math.exp(-score)) for score in found], abs=1e-6
+    )
+
+
+async def test_tokens_are_counted(client, local):
+    answer = (await client.post("/classify", json={"input": [render(one) for one in TRAJECTORIES[:3]]})).json()
+    assert answer["usage"]["prompt_tokens"] == sum(len(local.token_ids(one)) for one in TRAJECTORIES[:3])
+
+
+async def test_many_planners_at_once_get_their_own_scores(remote, local):
+    here = await local.score(TRAJECTORIES)
+    asked = [TRAJECTORIES[i : i + 6] for i in range(0, 60, 3)]
+    found = await asyncio.gather(*(remote.score(some) for some in asked))
+    for i, scores in enumerate(found):
+        assert scores == pytest.approx(here[3 * i : 3 * i + 6], abs=1e-5)
+
+
+async def test_the_token_is_asked_for(server):
+    model = HTTPRewardModel(server.address)
+    with pytest.raises(RewardModelError, match="ARMAP_SERVE_TOKEN"):
+        await model.score(TRAJECTORIES[:1])
+    await model.close()
+
+
+async def test_the_model_is_named_after_its_folder_and_nothing_says_where_that_is(client, folder):
+    for path in ("/v1/models", "/openapi.json", "/metrics", "/health", "/nowhere"):
+        assert str(folder.parent) not in (await client.get(path)).text
+    assert (await client.get("/v1/models")).json()["data"][0]["id"] == "judge"
+
+
+def test_the_service_ends_when_told_to(server):
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(timeout=60)
+    assert "Traceback" not in server.process.stdout.read()
+    assert server.process.returncode in (0, -signal.SIGTERM)
