@@ -276,16 +276,26 @@ def scorer_class(config: Any) -> Any:  # noqa: ANN401
 
     transformers has none for vision-language models. Theirs is made here just as transformers makes those of language
     models, and named so that servers which know the scheme recognise it: `model` and the linear layer `score`.
-    """
-    from transformers import AutoModelForSequenceClassification
-    from transformers.modeling_layers import GenericForSequenceClassification
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    if kind(config) != "vision":
-        return AutoModelForSequenceClassification
-    base = MODEL_MAPPING[type(config)]
-    name = base.__name__.removesuffix("Model") + "ForSequenceClassification"
-    return type(name, (GenericForSequenceClassification, base.__mro__[1]), {})
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers.modeling_layers import GenericForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
+
+    if kind(config) == "vision":
+        base = MODEL_MAPPING[type(config)]
+        name = base.__name__.removesuffix("Model") + "ForSequenceClassification"
+        bases: tuple[Any, ...] = (GenericForSequenceClassification, base.__mro__[1])
+    elif type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        bases = (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)],)
+        name = bases[0].__name__
+    else:
+        raise ConfigError(f"A {config.model_type} model cannot carry a reward head; choose another backbone.")
+    if kind(config) == "encoder":
+        return bases[0]
+    # With 8 bits after the point a score would hardly tell good from better.
+    return type(name, bases, {"_keep_in_fp32_modules_strict": {"score"}})
 
 
 def device() -> str:
@@ -329,10 +339,8 @@ def _with_one_label(config: Any, layers: int | None, name: str) -> Any:  # noqa:
 
 
 def _new_causal(model: str, config: Any) -> Any:  # noqa: ANN401
-    from transformers import AutoModelForSequenceClassification
-
     local = load(model)
-    network = AutoModelForSequenceClassification.from_config(config)
+    network = scorer_class(config)(config)
     lacking, _ = network.base_model.load_state_dict(local.network.base_model.state_dict(), strict=False)
     if lacking:
         raise ConfigError(f"{local.name} cannot carry a reward head: it lacks the weights {lacking[0]}.")
@@ -340,9 +348,7 @@ def _new_causal(model: str, config: Any) -> Any:  # noqa: ANN401
 
 
 def _new_encoder(model: str, config: Any) -> Any:  # noqa: ANN401
-    from transformers import AutoModelForSequenceClassification
-
-    network = _pretrained(AutoModelForSequenceClassification, model, config)
+    network = _pretrained(scorer_class(config), model, config)
     _start_head(head(network), config)
     return network
 
@@ -394,10 +400,12 @@ def _ready(scorer: Scorer, dtype: str | None) -> Scorer:
     """Put a scorer where it runs, freeze what sees pictures, and keep the score exact."""
     import torch
 
-    network = scorer.network.to(device(), dtype and getattr(torch, dtype)).eval()
-    if kind(network.config) != "encoder":
-        # With 8 bits after the point a score would hardly tell good from better.
-        head(network).float()
+    network = scorer.network.to(device()).eval()
+    kept = set() if kind(network.config) == "encoder" else set(head(network).parameters())
+    if dtype:
+        # Not the buffers, in which language models keep what turns by positions.
+        for weight in set(network.parameters()) - kept:
+            weight.data = weight.data.to(getattr(torch, dtype))
     owner, name = text_tower(network)
     if owner is not network:
         owner.requires_grad_(False)

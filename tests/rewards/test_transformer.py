@@ -337,7 +337,16 @@ def test_a_model_saved_in_half_precision_is_loaded_in_either(make, tmp_path):
     for dtype in ("bfloat16", "float32"):
         loaded = TransformerRewardModel.load(tmp_path / "half", dtype=dtype)
         assert loaded.network.dtype == getattr(torch, dtype)
+        if weights.kind(loaded.network.config) != "encoder":
+            assert torch.equal(weights.head(loaded.network).weight, weights.head(half.network).weight)
         assert loaded.score_blocking(TRAJECTORIES[:20]) == pytest.approx(expected, abs=0.3 * spread)
+
+
+def test_half_precision_leaves_the_places_of_tokens_exact(tmp_path):
+    half = TransformerRewardModel.from_backbone(make_tiny_model(tmp_path), dtype="bfloat16")
+    kept = [buffer for buffer in half.network.buffers() if buffer.is_floating_point()]
+    assert kept
+    assert {buffer.dtype for buffer in kept} == {torch.float32}
 
 
 @every_kind

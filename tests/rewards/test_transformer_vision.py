@@ -191,6 +191,11 @@ def test_a_picture_is_looked_at_once_however_often_it_is_shown(model, trajectori
 # Limits
 
 
+def test_pictures_beyond_the_memory_are_read_anew_alike(model, trajectories, expected, monkeypatch):
+    monkeypatch.setattr("armap.rewards.transformer._KEPT_IMAGES", 1)
+    assert model.score_blocking(trajectories) == pytest.approx(expected, abs=1e-5)
+
+
 def test_of_too_many_pictures_the_last_are_read_and_the_others_counted(backbone, folder, trajectories):
     model = TransformerRewardModel.from_backbone(backbone, seed=1, max_images=1, images=folder)
     longest = max(trajectories, key=lambda one: len(one.steps))

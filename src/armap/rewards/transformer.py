@@ -35,6 +35,8 @@ _KEPT_TOKENS = 8192
 """Tokens whose keys and values are kept between calls; for a 135M model some 20 kB each."""
 _KEPT_IMAGE_TOKENS = 65536
 """Tokens of pictures whose features are kept; for a 3B model some 8 kB each."""
+_KEPT_IMAGES = 4096
+"""Pictures whose tokens are kept; some 30 kB each."""
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -350,6 +352,15 @@ def _task(trajectory: Trajectory | str) -> str:
     return "" if isinstance(trajectory, str) else trajectory.task.instruction
 
 
+class _AsTokens(NamedTuple):
+    """A picture as the text tower counts it."""
+
+    tokens: list[int]
+    """As `rendering.numbered` gives them, with the control tokens around them."""
+    grid: Any
+    """`[tiles, 3]` patches in time, height and width, where the network wants to know; otherwise None."""
+
+
 class _Eyes:
     """The part of a vision-language model that sees, and what it saw lately."""
 
@@ -358,16 +369,12 @@ class _Eyes:
         self._processor = scorer.processor
         self._images = images
         self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
-        self._tokens: dict[int, list[int]] = {}
-        self._grids: dict[int, Any] = {}
+        self._known: OrderedDict[int, _AsTokens] = OrderedDict()
         self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
         self.token_id: int = self._processor.image_token_id
 
     def tokens(self, image: ImageRef) -> list[int]:
-        number = rendering.number_of(image)
-        if number not in self._tokens:
-            self._take_in(number, self._prepared(image))
-        return self._tokens[number]
+        return self._as_tokens(image).tokens
 
     def probe(self) -> tuple[ReadTrajectory, dict[str, torch.Tensor]]:
         """Return a picture as a trajectory, and as the whole network reads it."""
@@ -375,13 +382,22 @@ class _Eyes:
         image = ImageRef(sha256="0" * 64, width_px=32, height_px=16)
         self._take_in(0, prepared)
         self._features[0] = self._look(prepared)
-        tokens = tuple(self._tokens[0])
+        tokens = tuple(self._known[0].tokens)
         return ReadTrajectory(tokens, {0: image}, self.positions(tokens, {0: image})), prepared
+
+    def _as_tokens(self, image: ImageRef) -> _AsTokens:
+        number = rendering.number_of(image)
+        if number not in self._known:
+            self._take_in(number, self._prepared(image))
+        self._known.move_to_end(number)
+        return self._known[number]
 
     def _take_in(self, number: int, prepared: dict[str, torch.Tensor]) -> None:
         ids = prepared["input_ids"][0].tolist()
-        self._tokens[number] = rendering.numbered(ids, self.token_id, number)
-        self._grids[number] = prepared.get("image_grid_thw")
+        tokens = rendering.numbered(ids, self.token_id, number)
+        self._known[number] = _AsTokens(tokens, prepared.get("image_grid_thw"))
+        if len(self._known) > _KEPT_IMAGES:
+            self._known.popitem(last=False)
 
     def positions(self, tokens: tuple[int, ...], images: dict[int, ImageRef]) -> list[list[int]]:
         base = self._network.base_model
@@ -394,7 +410,7 @@ class _Eyes:
         found, _ = base.get_rope_index(
             input_ids=ids.masked_fill(of_images, self.token_id),
             mm_token_type_ids=of_images.int(),
-            image_grid_thw=torch.cat([self._grids[number] for number in first]) if first else None,
+            image_grid_thw=torch.cat([self._as_tokens(images[number]).grid for number in first]) if first else None,
         )
         positions: list[list[int]] = found[:, 0].T.tolist()
         return positions
