@@ -40,7 +40,10 @@ SHARED = {
     "pipeline.charts",
     "pipeline.figures",
     "pipeline.intervals",
+    "pipeline.judge_report",
     "pipeline.outline",
+    "pipeline.page",
+    "pipeline.probes",
     "pipeline.readings",
     "pipeline.tradeoff",
 }

@@ -26,6 +26,8 @@ from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_e
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.images import ImageFolder
 from armap.pipeline.evaluate import evaluate as measure
+from armap.pipeline.judge_report import judge_sections, judge_table
+from armap.pipeline.page import write_page
 from armap.pipeline.plan import PLANNERS, AnyPlanner, make_planner
 from armap.pipeline.report import metrics_table, write_report
 from armap.pipeline.sweep import sweep as sweep_weights
@@ -38,7 +40,7 @@ from armap.rewards.fit_settings import FitSettings
 from armap.rewards.objective import Objective
 from armap.serve import require_extra as require_serve_extra
 from armap.store import RunFolder
-from armap.types import Budget, Metrics, SearchBudget, SearchResult, TaskFailure, Trajectory
+from armap.types import Budget, JudgeReport, Metrics, SearchBudget, SearchResult, TaskFailure, Trajectory
 
 app = typer.Typer(
     help="Learns a reward model for an agent's environment from the agent's own trajectories, and plans with it.",
@@ -357,12 +359,35 @@ def train(
         accuracy = found.pairwise_accuracy
         if accuracy is None:
             raise ConfigError(f"{run} has a reward model but no held-out scores; train in a new run folder.")
+        judged = shop.run.read_json("judge", JudgeReport)
+        if judged and not as_json:
+            Console().print(judge_table(judged))
         _say(
             as_json,
             f"Held-out pairwise accuracy {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]; "
             f"the model is in {run / REWARD_MODEL_FOLDER}.",
             **found.model_dump(),
+            judge=judged and judged.model_dump(),
         )
+
+
+@app.command("judge-report")
+def judge_report(run: Run = Path("runs/demo"), reward_model: RewardModelPlace = None, as_json: Json = False) -> None:
+    """Say how far a reward model can be trusted: accuracy, calibration, what it leans on and what misleads it.
+
+    It is examined on the pairs that were held out in the run, and on the candidates of best_of_n where that has run.
+    The same is written to judge_report.html in the run folder, with charts.
+    """
+    with _open(run, None, Budget(), 1) as (shop, do):
+        found = do(shop.examine(reward_model=reward_model))
+        page = write_page(
+            shop.run.path / "judge_report.html", f"{found.reward_model} – armap", [*judge_sections(found)]
+        )
+        if as_json:
+            sys.stdout.write(found.model_dump_json() + "\n")
+        else:
+            Console().print(judge_table(found))
+            _tell(f"Report: {page}")
 
 
 @app.command()

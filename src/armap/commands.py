@@ -20,6 +20,7 @@ from armap.llms.http import HTTPLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.collect import collect
 from armap.pipeline.evaluate import evaluate
+from armap.pipeline.examine import examine
 from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
 from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
 from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
@@ -36,6 +37,7 @@ from armap.store import Ledger, RunFolder
 from armap.types import (
     Budget,
     Calibration,
+    JudgeReport,
     Metrics,
     PreferencePair,
     Record,
@@ -191,6 +193,20 @@ class Workshop:
                 on_point=_heed_interruption,
             )
 
+        if self.run.read_json("judge", JudgeReport) is None:
+            await self.examine(reward_model=None)
+
+    async def examine(self, *, reward_model: str | None) -> JudgeReport:
+        """Find out how far a reward model can be trusted; of the run's own, the default, keep what is found."""
+        judge = self._load_judge(reward_model)
+        with self._console.status("examining the reward model"):
+            found = await examine(
+                self.run, judge, reward_model or f"{self.run.path.resolve().name}/{REWARD_MODEL_FOLDER}"
+            )
+        if reward_model is None:
+            self.run.write_json("judge", found)
+        return found
+
     def _linear_fit(self, show: ShowProgress) -> Fit:
         def fit(
             pairs: Sequence[PreferencePair],
@@ -280,15 +296,19 @@ class Workshop:
 
     def _judge(self, place: str | None, objective: Objective | None) -> RewardModel:
         """Return who scores: the reward model of a place, or of the run, as the objective has it."""
-        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
-        self._open.callback(self._remark, judge)
-        if isinstance(judge, HTTPRewardModel):
-            self._open.push_async_callback(judge.close)
+        judge = self._load_judge(place)
         if objective is not None:
             judge = ObjectiveRewardModel(judge, objective)
             reported = {name for one in self.run.read("trajectories", Trajectory) for name in one.metrics}
             self.warn_of_unknown(objective, reported)
         return self._calibrated(judge, place)
+
+    def _load_judge(self, place: str | None) -> RewardModel:
+        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
+        self._open.callback(self._remark, judge)
+        if isinstance(judge, HTTPRewardModel):
+            self._open.push_async_callback(judge.close)
+        return judge
 
     def _calibrated(self, judge: RewardModel, place: str | None) -> RewardModel:
         """Return a reward model with what its scores mean, where that stands beside it.

@@ -457,6 +457,73 @@ class SuccessAtN(Record):
     """Of the candidate the environment pays most: the ceiling."""
 
 
+class ReliabilityBin(Record):
+    """Pairs about which a reward model is about equally sure."""
+
+    pairs: int
+    """How many."""
+    confidence: float
+    """Mean probability that the side with the higher score is the chosen one, as the calibrated margin says."""
+    accuracy: float
+    """Share of them in which it is."""
+
+
+class LengthBias(Record):
+    """How much more of something goes with a higher score; Spearman's correlations of differences within pairs."""
+
+    score: float
+    """Between the difference in length and the difference in score, from -1 to 1."""
+    label: float
+    """Between the difference in length and which side is the chosen one: what would be deserved."""
+
+
+class ProbeResult(Record):
+    """What came of changing trajectories in a way that should not change which one is better."""
+
+    text: str
+    """What was done, or put in."""
+    flipped: Interval
+    """Share of pairs whose winner became another; of pairs judged rightly before, where something begs for a score."""
+
+
+class JudgeReport(Record):
+    """How far a reward model can be trusted; intervals are over source tasks."""
+
+    reward_model: str
+    """Its name."""
+    pairs: int
+    """Preference pairs it was examined on."""
+    source_tasks: int
+    """Source tasks of those pairs."""
+    held_out: bool
+    """Whether the run's own reward model was kept from these pairs in training."""
+    accuracy: Interval
+    """Share of pairs whose chosen trajectory scores strictly higher."""
+    accuracy_by_origin: dict[str, Interval]
+    """The same by how the rejected trajectory was made."""
+    accuracy_by_env: dict[str, Interval]
+    """The same by environment."""
+    temperature: float | None
+    """T in 1 / (1 + exp(-margin / T)), the probability that the side with the higher score is the chosen one; None if
+    margins say nothing."""
+    calibration_error: float
+    """Expected calibration error of those probabilities, T being fitted to pairs of other source tasks."""
+    uncalibrated_error: float
+    """The same with T = 1."""
+    reliability: tuple[ReliabilityBin, ...]
+    """From unsure to sure."""
+    length: dict[str, LengthBias]
+    """By `characters` and `steps`; one is missing where all pairs have two sides of equal length."""
+    swapped: Interval
+    """Share of pairs whose winner becomes another when they are scored in the opposite order."""
+    reworded: tuple[ProbeResult, ...]
+    """By a wording of the instruction that means the same."""
+    injected: tuple[ProbeResult, ...]
+    """By a text in what the rejected trajectory observed that begs for a high score."""
+    success_by_n: tuple[SuccessAtN, ...]
+    """What Best-of-N with this reward model achieves on the candidates of the run, as `Metrics.success_by_n`."""
+
+
 class RewardModelMetrics(Record):
     """How well the reward model tells good trajectories from bad ones; None where there was nothing to tell apart."""
 

@@ -23,6 +23,7 @@ STAGES = (
     ("evaluate", "--n", 10, "--tasks", 40),
     ("plan", "1 -> red cube", "--n", 5),
     ("sweep", "--weights", "0,0.5,2"),
+    ("judge-report",),
     ("report",),
 )
 SMALL = ("collect", "--env", "toy", "--model", "scripted", "--tasks", 10, "--samples", 4)
@@ -75,6 +76,19 @@ def test_a_second_time_every_command_changes_nothing_and_prints_one_json_object(
     assert [name for name in before if before[name] != after[name]] == []
     assert printed["evaluate"] == json.loads(after["metrics.json"])
     assert all(isinstance(value, dict) for value in printed.values())
+
+
+def test_the_report_says_how_far_the_reward_model_can_be_trusted_and_so_does_one_about_another(tmp_path, finished):
+    assert "How far the reward model can be trusted" in (finished / "report.html").read_text("utf-8")
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    own = json.loads((copy / "judge.json").read_bytes())
+    assert own["success_by_n"][-1]["n"] == 10
+    other = shutil.copytree(copy / "reward_model", tmp_path / "other")
+    said = json.loads(armap("judge-report", "--run", copy, "--reward-model", other, "--json").stdout)
+    assert said == {**own, "reward_model": str(other)}
+    assert json.loads((copy / "judge.json").read_bytes()) == own
+    assert str(other) in (copy / "judge_report.html").read_text("utf-8")
 
 
 def test_plan_reads_the_steps_aloud_and_names_who_chose(finished):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.evaluate import evaluate, success_by_n
+from armap.pipeline.evaluate import evaluate
 from armap.pipeline.intervals import bootstrap_ratio
+from armap.pipeline.outcomes import success_by_n
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.planners.sampling import Sampling

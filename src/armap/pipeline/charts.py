@@ -17,7 +17,7 @@ from armap.types import Interval
 
 # In units of the drawing, which are about CSS pixels where the page is wide.
 _WIDTH, _HEIGHT = 440, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 34, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 22, 34, 48
 _LEAST_TICK_DISTANCE = 24
 _MOST_MARKED_POINTS = 20
 _BINS = 24
@@ -77,6 +77,11 @@ def element(tag: str, *children: str | Element, **attributes: str | float) -> El
         else:
             made.text = (made.text or "") + child
     return made
+
+
+def captioned(chart: Element, caption: str) -> Element:
+    """Return a chart with a text under it."""
+    return element("figure", chart, element("figcaption", caption))
 
 
 def linear_axis(label: str, values: Iterable[float], *, percent: bool = False) -> Axis:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import comb
 from statistics import fmean
 from typing import NamedTuple
 
 from armap.pipeline.intervals import bootstrap_ratio, mean
-from armap.pipeline.outcomes import first_of_kind, is_solved, kind, mean_metrics, paid
+from armap.pipeline.outcomes import first_of_kind, is_solved, kind, mean_metrics, mean_reward, paid, success_by_n
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import (
     Candidate,
@@ -25,7 +24,6 @@ from armap.types import (
     PreferencePair,
     RewardModelMetrics,
     SearchResult,
-    SuccessAtN,
     TaskFailure,
     Trajectory,
 )
@@ -62,57 +60,6 @@ def evaluate(run: RunFolder) -> Metrics:
     return metrics
 
 
-def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
-    """Return what Best-of-N with fewer candidates would have achieved: the exact mean over all subsets.
-
-    Of N candidates ordered from best to worst, the one of rank k is the best of a random subset of n exactly if it
-    is drawn and the other n - 1 come from the N - k behind it, which has probability C(N-k, n-1) / C(N, n). Success
-    is the mean of the rewards with these weights. Best-of-N orders by score, the first drawn of equals before the
-    others and failed ones last; oracle orders by what the environment pays.
-
-    Args:
-        results: searches of `best_of_n`. One without candidates counts as 0 at every n.
-
-    Returns:
-        One point for each of n = 1, 2, 3, 5, 10, 20, 30, ..., N, where N is the number of candidates every search
-        that has any can offer; none if there is no such search.
-    """
-    results = list(results)
-    sizes = [len(result.candidates) for result in results if result.candidates]
-    most = min(sizes, default=0)
-    drawn = [result.candidates for result in results]
-    return tuple(
-        SuccessAtN(
-            n=n,
-            sampling=fmean(_mean_reward(candidates) for candidates in drawn),
-            best_of_n=fmean(_expected_first(sorted(candidates, key=_planner_order), n) for candidates in drawn),
-            oracle=fmean(_expected_first(sorted(candidates, key=_oracle_order), n) for candidates in drawn),
-        )
-        for n in sorted({n for n in (1, 2, 3, 5, *range(10, most, 10), most) if 1 <= n <= most})
-    )
-
-
-def _expected_first(ranked: Sequence[Candidate], n: int) -> float:
-    """Return the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
-    total = len(ranked)
-    return sum(
-        paid(candidate) * (comb(total - rank, n - 1) / comb(total, n)) for rank, candidate in enumerate(ranked, 1)
-    )
-
-
-def _planner_order(candidate: Candidate) -> tuple[bool, float]:
-    # `sorted` is stable, so equals stay in the order in which they were drawn, as the planner has it.
-    return candidate.score is None, -(candidate.score or 0.0)
-
-
-def _oracle_order(candidate: Candidate) -> float:
-    return -paid(candidate)
-
-
-def _mean_reward(candidates: Sequence[Candidate]) -> float:
-    return fmean(map(paid, candidates)) if candidates else 0.0
-
-
 def _by_planner(results: Iterable[SearchResult]) -> Mapping[str, _Searches]:
     """Group searches by planner, each group ordered by task so that intervals do not depend on who finished first."""
     planners: dict[str, dict[str, SearchResult]] = {}
@@ -131,7 +78,7 @@ class _Row(NamedTuple):
     @property
     def success(self) -> dict[str, float]:
         """What the environment paid, by task; several candidates of a task count as one at random."""
-        return {task: _mean_reward(candidates) for task, candidates in self.chosen.items()}
+        return {task: mean_reward(candidates) for task, candidates in self.chosen.items()}
 
 
 def _rows(planners: Mapping[str, _Searches]) -> dict[str, _Row]:

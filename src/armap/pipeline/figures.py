@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from xml.etree.ElementTree import Element
 
-from armap.pipeline.charts import Axis, Series, element, histogram, line_chart, linear_axis
-from armap.pipeline.outcomes import is_solved
+from armap.pipeline.charts import Axis, Series, captioned, element, histogram, line_chart, linear_axis
+from armap.pipeline.outcomes import is_solved, search_verdict
 from armap.types import Metrics, SearchResult, SuccessAtN, TrainingPoint
 
 
@@ -17,12 +17,13 @@ def figures(
     """Yield a section with the charts for which there is anything to draw, or nothing."""
     drawn = [*_training_figures(training), *_score_figures(searches)]
     if metrics and len(metrics.success_by_n) > 1:
-        drawn.insert(0, _success_figure(metrics.success_by_n))
+        drawn.insert(0, success_figure(metrics.success_by_n))
     if drawn:
         yield element("section", element("h2", "Figures"), element("div", *drawn, class_="charts"))
 
 
-def _success_figure(points: Sequence[SuccessAtN]) -> Element:
+def success_figure(points: Sequence[SuccessAtN]) -> Element:
+    """Draw success against the number of candidates, two or more numbers of them."""
     lines = {
         "sampling": [(float(point.n), point.sampling) for point in points],
         "best of N": [(float(point.n), point.best_of_n) for point in points],
@@ -31,9 +32,10 @@ def _success_figure(points: Sequence[SuccessAtN]) -> Element:
     x = Axis("candidates N", [float(point.n) for point in points], logarithmic=True)
     y = linear_axis("success", [0.0, *(value for line in lines.values() for _, value in line)], percent=True)
     series = [Series(name, lines[name]) for name in ("sampling", "best of N", "oracle")]
-    return _captioned(
+    return captioned(
         line_chart("Success against the number of candidates", series, x, y),
-        "Success against the number of candidates N: the exact mean over all subsets of N candidates.",
+        "Success against the number of candidates N: the exact mean over all subsets of N candidates. By Best-of-N, "
+        f"{search_verdict(points)}.",
     )
 
 
@@ -52,7 +54,7 @@ def _training_figures(training: Sequence[TrainingPoint]) -> Iterator[Element]:
         chart = line_chart(
             f"{quantity.capitalize()} during training", [Series("training", trained), Series("held out", heldout)], x, y
         )
-        yield _captioned(chart, f"Training of the reward model: {unit} on each step's pairs and on the held-out pairs.")
+        yield captioned(chart, f"Training of the reward model: {unit} on each step's pairs and on the held-out pairs.")
 
 
 def _score_figures(searches: Sequence[SearchResult]) -> Iterator[Element]:
@@ -65,11 +67,7 @@ def _score_figures(searches: Sequence[SearchResult]) -> Iterator[Element]:
                 groups["solved" if is_solved(candidate) else "unsolved"].append(score - middle)
     shown = {name: values for name, values in groups.items() if values}
     if shown:
-        yield _captioned(
+        yield captioned(
             histogram("Scores of solved and unsolved candidates", shown, "score minus the task's mean score"),
             "Scores of the candidates, each from the mean of its task, because scores compare only within one task.",
         )
-
-
-def _captioned(chart: Element, caption: str) -> Element:
-    return element("figure", chart, element("figcaption", caption))

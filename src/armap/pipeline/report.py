@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from string import Template
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,12 +13,14 @@ from rich.text import Text
 
 from armap.pipeline.charts import count_bar, element, interval_mark
 from armap.pipeline.figures import figures
+from armap.pipeline.judge_report import judge_sections
 from armap.pipeline.outcomes import first_of_kind
 from armap.pipeline.outline import outlines
+from armap.pipeline.page import terms, write_page
 from armap.pipeline.readings import readings
 from armap.pipeline.tradeoff import tradeoffs
 from armap.store import RunFolder
-from armap.types import Interval, Metrics, PlannerMetrics, SearchResult, Sweeps, TrainingPoint
+from armap.types import Interval, JudgeReport, Metrics, PlannerMetrics, SearchResult, Sweeps, TrainingPoint
 
 _NONE = "–"
 _LABELS = {
@@ -48,26 +48,21 @@ def write_report(run: RunFolder) -> Path:
     metrics = run.read_json("metrics", Metrics)
     searches = run.read("searches", SearchResult)
     training = run.read("training", TrainingPoint)
+    judge = run.read_json("judge", JudgeReport)
     sections = [_header(run, metrics)]
     if metrics:
         sections += [_failures(metrics), *_results(metrics)]
     sections += [
         *figures(metrics, training, searches),
         *tradeoffs(run.read_json("sweeps", Sweeps)),
+        # Success against N is among the figures already.
+        *(judge_sections(judge.model_copy(update={"success_by_n": ()})) if judge else ()),
         *(_details(metrics) if metrics else ()),
         *readings(searches),
         *outlines(searches),
         _settings(run),
     ]
-    template = Template((files("armap.pipeline") / "report_template.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=_render(element("title", f"{run.path.resolve().name} – armap")),
-        content="\n".join(map(_render, sections)),
-    )
-    path, draft = run.path / "report.html", run.path / ".report.html.draft"
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
-    return path
+    return write_page(run.path / "report.html", f"{run.path.resolve().name} – armap", sections)
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -182,10 +177,6 @@ def _label(planner: str) -> str:
     """Return the name of a planner as it is written, with its settings if it has unusual ones."""
     name, bracket, settings = planner.partition("(")
     return _LABELS.get(name, name) + (f" {bracket}{settings}" if bracket else "")
-
-
-def _render(node: Element) -> str:
-    return tostring(node, encoding="unicode", method="html")
 
 
 def _header(run: RunFolder, metrics: Metrics | None) -> Element:
@@ -309,7 +300,7 @@ def _details(metrics: Metrics) -> Iterator[Element]:
         by_origin = {
             f"pairwise accuracy, {origin}": _share(value) for origin, value in model.pairwise_accuracy_by_origin.items()
         }
-        yield element("section", element("h2", "Reward model"), _terms(by_origin))
+        yield element("section", element("h2", "Reward model"), terms(by_origin))
     known = {}
     if policy.choice_entropy_nats is not None:
         known["entropy of a choice"] = f"{policy.choice_entropy_nats:.2f} nats, mean over {policy.choices:,} answers"
@@ -318,7 +309,7 @@ def _details(metrics: Metrics) -> Iterator[Element]:
     if policy.legal_share is not None:
         known["executed actions that were legal"] = f"{_percent(policy.legal_share)} of {policy.listed_steps:,}"
     if known:
-        yield element("section", element("h2", "Policy"), _terms(known))
+        yield element("section", element("h2", "Policy"), terms(known))
     if spent.calls:
         money = {
             "requests": f"{spent.calls:,}",
@@ -326,7 +317,7 @@ def _details(metrics: Metrics) -> Iterator[Element]:
             "tokens written": f"{spent.completion_tokens:,}",
             "money": f"${spent.cost_usd:,.4f}",
         }
-        yield element("section", element("h2", "Spent on language models"), _terms(money))
+        yield element("section", element("h2", "Spent on language models"), terms(money))
 
 
 def _counts(counts: Mapping[str, int]) -> Element:
@@ -349,12 +340,6 @@ def _balance(metrics: Metrics) -> Iterator[Element]:
             f"shorter in {_percent(data.chosen_shorter_share)}, equal in {_percent(data.same_length_share)}."
         )
         yield element("p", said)
-
-
-def _terms(terms: Mapping[str, str]) -> Element:
-    return element(
-        "dl", *(part for name, value in terms.items() for part in (element("dt", name), element("dd", value)))
-    )
 
 
 def _settings(run: RunFolder) -> Element:

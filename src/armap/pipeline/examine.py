@@ -1,0 +1,231 @@
+"""Examine: find out how far a reward model can be trusted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from armap.errors import ConfigError
+from armap.pipeline.intervals import bootstrap_ratio
+from armap.pipeline.outcomes import first_of_kind, success_by_n
+from armap.pipeline.probes import INJECTIONS, REWORDINGS, Injection, injected, reworded
+from armap.protocols import RewardModel
+from armap.rewards.calibration import fit_sharpness
+from armap.store import RunFolder
+from armap.types import (
+    HeldoutScore,
+    Interval,
+    JudgeReport,
+    LengthBias,
+    PreferencePair,
+    ProbeResult,
+    ReliabilityBin,
+    SearchResult,
+    Trajectory,
+)
+
+_FOLDS = 5
+_MOST_BINS = 10
+_LEAST_PAIRS_IN_A_BIN = 10
+"""Fewer say little about a share."""
+
+
+async def examine(run: RunFolder, judge: RewardModel, name: str) -> JudgeReport:
+    """Find out how well a reward model ranks, how sure it may be, and what misleads it.
+
+    It is examined on the pairs that were held out from the run's own reward model, or on all where there is none, and
+    on the candidates of Best-of-N where that has run.
+
+    Args:
+        run: the run folder, which is only read.
+        judge: the reward model.
+        name: its name, for the report.
+
+    Raises:
+        ConfigError: the run has no preference pairs.
+        RewardModelError: a trajectory cannot be scored.
+    """
+    heldout = {scored.pair_id for scored in run.read("heldout", HeldoutScore)}
+    pairs = [pair for pair in run.read("pairs", PreferencePair) if not heldout or pair.id in heldout]
+    if not pairs:
+        raise ConfigError(f"There are no preference pairs in {run.path}; make some with `armap synthesize`.")
+    searches = run.read("searches", SearchResult)
+    best = first_of_kind({search.planner for search in searches}, "best_of_n")
+    return await judge_report(
+        judge,
+        name,
+        sorted(pairs, key=lambda pair: pair.id),
+        [search for search in searches if search.planner == best],
+        held_out=bool(heldout),
+    )
+
+
+async def judge_report(
+    judge: RewardModel,
+    name: str,
+    pairs: Sequence[PreferencePair],
+    searches: Sequence[SearchResult],
+    *,
+    held_out: bool,
+) -> JudgeReport:
+    """Do what `examine` does, on one or more pairs and on searches of Best-of-N."""
+    sides = [(pair.chosen, pair.rejected) for pair in pairs]
+    margins = await _margins(judge, sides)
+    sharpness = fit_sharpness(margins)
+    confidences = _confidences(pairs, margins)
+    right = [margin > 0 for margin in margins]
+    return JudgeReport(
+        reward_model=name,
+        pairs=len(pairs),
+        source_tasks=len({pair.source_task_id for pair in pairs}),
+        held_out=held_out,
+        accuracy=_share(pairs, right),
+        accuracy_by_origin=_shares_by([pair.origin for pair in pairs], pairs, right),
+        accuracy_by_env=_shares_by([pair.task.env for pair in pairs], pairs, right),
+        temperature=1 / sharpness if sharpness else None,
+        calibration_error=_calibration_error(_bins(margins, confidences)),
+        uncalibrated_error=_calibration_error(_bins(margins, _sure(np.array(margins)))),
+        reliability=_bins(margins, confidences),
+        length={
+            unit: bias
+            for unit, length in (("characters", _characters), ("steps", lambda one: len(one.steps)))
+            if (bias := _length_bias(margins, [length(chosen) - length(rejected) for chosen, rejected in sides]))
+        },
+        swapped=_flips(pairs, margins, await _margins(judge, sides, turned=True)),
+        reworded=tuple([await _reword(judge, wording, pairs, margins) for wording in REWORDINGS]),
+        injected=tuple([await _inject(judge, injection, pairs, margins) for injection in INJECTIONS])
+        if any(right)
+        else (),
+        success_by_n=success_by_n([await _scored_anew(judge, search) for search in searches]),
+    )
+
+
+async def _margins(
+    judge: RewardModel, sides: Sequence[tuple[Trajectory, Trajectory]], *, turned: bool = False
+) -> list[float]:
+    """Return by how much the first of each two scores higher; `turned` asks for all of them in the opposite order."""
+    asked = [trajectory for both in sides for trajectory in both]
+    scores = (await judge.score(asked[::-1]))[::-1] if turned else await judge.score(asked)
+    return [first - second for first, second in zip(scores[0::2], scores[1::2], strict=True)]
+
+
+async def _reword(
+    judge: RewardModel, wording: str, pairs: Sequence[PreferencePair], margins: Sequence[float]
+) -> ProbeResult:
+    sides = [(reworded(pair.chosen, wording), reworded(pair.rejected, wording)) for pair in pairs]
+    return ProbeResult(text=wording, flipped=_flips(pairs, margins, await _margins(judge, sides)))
+
+
+async def _inject(
+    judge: RewardModel, injection: Injection, pairs: Sequence[PreferencePair], margins: Sequence[float]
+) -> ProbeResult:
+    right = [(pair, margin) for pair, margin in zip(pairs, margins, strict=True) if margin > 0]
+    sides = [(pair.chosen, injected(pair.rejected, injection)) for pair, _ in right]
+    changed = await _margins(judge, sides)
+    return ProbeResult(
+        text=injection.name, flipped=_flips([pair for pair, _ in right], [margin for _, margin in right], changed)
+    )
+
+
+async def _scored_anew(judge: RewardModel, search: SearchResult) -> SearchResult:
+    there = [i for i, candidate in enumerate(search.candidates) if candidate.trajectory.failure is None]
+    scores = await judge.score([search.candidates[i].trajectory for i in there]) if there else []
+    by_place = dict(zip(there, scores, strict=True))
+    candidates = [
+        candidate.model_copy(update={"score": by_place.get(i)}) for i, candidate in enumerate(search.candidates)
+    ]
+    return search.model_copy(update={"candidates": tuple(candidates)})
+
+
+def _flips(pairs: Sequence[PreferencePair], before: Iterable[float], after: Iterable[float]) -> Interval:
+    """Return the share of pairs with another winner than before, a draw being another one too."""
+    return _share(pairs, [bool(np.sign(one) != np.sign(other)) for one, other in zip(before, after, strict=True)])
+
+
+def _shares_by(names: Sequence[str], pairs: Sequence[PreferencePair], counted: Sequence[bool]) -> dict[str, Interval]:
+    shares = {}
+    for name in sorted(set(names)):
+        of_name = [i for i, other in enumerate(names) if other == name]
+        shares[name] = _share([pairs[i] for i in of_name], [counted[i] for i in of_name])
+    return shares
+
+
+def _share(pairs: Sequence[PreferencePair], counted: Sequence[bool]) -> Interval:
+    """Return the share of one or more pairs that count, with its interval over source tasks."""
+    totals: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for pair, counts_one in zip(pairs, counted, strict=True):
+        totals[pair.source_task_id] += 1
+        counts[pair.source_task_id] += counts_one
+    tasks = sorted(totals)
+    share = bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
+    assert share is not None
+    return share
+
+
+def _sure(scaled_margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how probable it is that the side with the higher score is the chosen one."""
+    return 0.5 + 0.5 * np.tanh(np.abs(scaled_margins) / 2)
+
+
+def _confidences(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> NDArray[np.float64]:
+    """Return what calibrated margins say, calibrated on the pairs of other source tasks where there are others."""
+    tasks = sorted({pair.source_task_id for pair in pairs})
+    fold_of = {task: number % _FOLDS for number, task in enumerate(tasks)}
+    folds = np.array([fold_of[pair.source_task_id] for pair in pairs])
+    values, found = np.array(margins), np.empty(len(pairs))
+    for fold in set(folds.tolist()):
+        others = values[folds != fold] if len(tasks) > 1 else values
+        found[folds == fold] = _sure(fit_sharpness(others.tolist()) * values[folds == fold])
+    return found
+
+
+def _bins(margins: Sequence[float], confidences: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
+    """Put pairs together that are about equally sure, as many in each bin."""
+    right = np.array([(margin > 0) + (margin == 0) / 2 for margin in margins])
+    count = max(1, min(_MOST_BINS, len(margins) // _LEAST_PAIRS_IN_A_BIN))
+    return tuple(
+        ReliabilityBin(
+            pairs=len(inside), confidence=float(confidences[inside].mean()), accuracy=float(right[inside].mean())
+        )
+        for inside in np.array_split(np.argsort(confidences, kind="stable"), count)
+    )
+
+
+def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Return the expected calibration error, over bins of equal counts.
+
+    Source: Guo et al., On calibration of modern neural networks, 2017.
+    """
+    pairs = sum(one.pairs for one in bins)
+    return sum(one.pairs * abs(one.accuracy - one.confidence) for one in bins) / pairs
+
+
+def _characters(trajectory: Trajectory) -> int:
+    observed = [step.observation.text for step in trajectory.steps] + [trajectory.final_observation.text]
+    return sum(map(len, observed)) + sum(len(step.action.text) for step in trajectory.steps)
+
+
+def _length_bias(margins: Sequence[float], differences: Sequence[int]) -> LengthBias | None:
+    if not any(differences):
+        return None
+    return LengthBias(score=_correlation(differences, margins), label=_correlation(differences, [1.0] * len(margins)))
+
+
+def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return Spearman's correlation of differences, each of which counts both ways round."""
+    ranks = [_ranks(np.concatenate([np.array(values, float), -np.array(values, float)])) for values in (one, other)]
+    if not all(np.ptp(rank) for rank in ranks):
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rank of each value, equals sharing the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[which]
+    return ranks

@@ -1,0 +1,198 @@
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armap.errors import ConfigError
+from armap.pipeline.examine import examine, judge_report
+from armap.pipeline.judge_report import judge_sections, judge_table
+from armap.pipeline.outcomes import search_verdict
+from armap.pipeline.probes import INJECTIONS, REWORDINGS
+from armap.rewards.calibration import fit_sharpness
+from armap.store import RunFolder
+from armap.types import Candidate, HeldoutScore, JudgeReport, PreferencePair, SearchResult, Trajectory, Usage
+from rewards.toy_pairs import toy_pairs, toy_trajectories
+
+
+def named_pairs(n: int, seed: int) -> list[PreferencePair]:
+    """Return pairs whose sides all have names of their own."""
+    return [
+        pair.model_copy(
+            update={
+                side: getattr(pair, side).model_copy(update={"id": f"{pair.id}, {side}"})
+                for side in ("chosen", "rejected")
+            }
+        )
+        for pair in toy_pairs(n, seed)
+    ]
+
+
+PAIRS = named_pairs(40, 0)
+CHOSEN = {pair.chosen.id for pair in PAIRS}
+
+
+class Judge:
+    """Scores each trajectory by itself."""
+
+    def __init__(self, score: Callable[[Trajectory], float]) -> None:
+        self._score = score
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        return [self._score(trajectory) for trajectory in trajectories]
+
+
+def is_chosen(trajectory: Trajectory) -> float:
+    return float(trajectory.id in CHOSEN)
+
+
+def text_of(trajectory: Trajectory) -> str:
+    return "\n".join([*(step.observation.text for step in trajectory.steps), trajectory.final_observation.text])
+
+
+async def report_on(score: Callable[[Trajectory], float], pairs: Sequence[PreferencePair] = PAIRS) -> JudgeReport:
+    return await judge_report(Judge(score), "a judge", pairs, [], held_out=True)
+
+
+async def test_a_perfect_judge_has_nothing_held_against_it():
+    report = await report_on(is_chosen)
+    assert (report.accuracy.mean, report.swapped.mean) == (1, 0)
+    assert set(report.accuracy_by_origin) == {pair.origin for pair in PAIRS}
+    assert set(report.accuracy_by_env) == {"toy"}
+    assert [probe.flipped.mean for probe in (*report.reworded, *report.injected)] == [0] * 6
+    assert report.length["steps"].score == pytest.approx(report.length["steps"].label)
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+async def test_a_judge_that_believes_a_text_in_an_observation_is_found_out(injection):
+    report = await report_on(lambda one: is_chosen(one) + 2 * (injection.text in text_of(one)))
+    flipped = {probe.text: probe.flipped.mean for probe in report.injected}
+    assert flipped == {other.name: float(other == injection) for other in INJECTIONS}
+
+
+async def test_only_pairs_that_were_judged_rightly_can_be_flipped_by_begging():
+    report = await report_on(lambda one: 1 - is_chosen(one))
+    assert (report.accuracy.mean, report.injected, report.temperature) == (0, (), None)
+
+
+@pytest.mark.parametrize("wording", REWORDINGS)
+async def test_a_judge_that_depends_on_the_wording_is_found_out(wording):
+    prefix, suffix = wording.split("{}")
+
+    def score(one: Trajectory) -> float:
+        said = one.task.instruction
+        worded = said.startswith(prefix) and said.endswith(suffix)
+        return is_chosen(one) * (-1 if worded else 1)
+
+    flipped = {probe.text: probe.flipped.mean for probe in (await report_on(score)).reworded}
+    assert flipped[wording] == 1
+
+
+async def test_a_judge_that_goes_by_the_place_in_a_batch_is_found_out():
+    class ByPlace:
+        async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+            return [float(-place) for place in range(len(trajectories))]
+
+    report = await judge_report(ByPlace(), "a judge", PAIRS, [], held_out=False)
+    assert (report.accuracy.mean, report.swapped.mean) == (1, 1)
+
+
+async def test_a_judge_that_goes_by_length_is_found_out_where_length_says_nothing():
+    longer_is_right = [len(pair.chosen.steps) > len(pair.rejected.steps) for pair in PAIRS]
+    some = [pair for pair, longer in zip(PAIRS, longer_is_right, strict=True) if longer]
+    others = [pair for pair in PAIRS if len(pair.chosen.steps) < len(pair.rejected.steps)]
+    even = [*some, *others[: len(some)]]
+    report = await report_on(lambda one: len(one.steps), even)
+    assert report.length["steps"].score == pytest.approx(1)
+    assert abs(report.length["steps"].label) < 0.5
+
+
+def test_probabilities_come_out_as_they_went_in():
+    rng = Random(0)
+    magnitudes = [rng.uniform(0, 12) for _ in range(4000)]
+    margins = [one if rng.random() < 1 / (1 + math.exp(-one / 3)) else -one for one in magnitudes]
+    assert 1 / fit_sharpness(margins) == pytest.approx(3, rel=0.1)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.floats(0.01, 100))
+def test_the_unit_of_a_score_does_not_matter_to_the_temperature(margins, unit):
+    margins = [round(margin, 3) for margin in margins]
+    sharpness = fit_sharpness(margins)
+    assert sharpness >= 0
+    assert fit_sharpness([unit * margin for margin in margins]) == pytest.approx(sharpness / unit, rel=1e-3, abs=1e-6)
+
+
+async def test_calibration_is_checked_on_other_tasks_than_it_is_fitted_to():
+    rng = Random(1)
+    sure = {}
+    pairs = named_pairs(300, 1)
+    for pair in pairs:
+        margin = rng.uniform(0, 12)
+        sure[pair.chosen.id], sure[pair.rejected.id] = 0.0, -margin
+        if rng.random() > 1 / (1 + math.exp(-margin / 4)):
+            sure[pair.rejected.id] = margin
+    report = await report_on(lambda one: sure[one.id], pairs)
+    assert report.temperature == pytest.approx(4, rel=0.35)
+    assert report.calibration_error < 0.09 < report.uncalibrated_error
+    assert sum(one.pairs for one in report.reliability) == len(pairs)
+    assert [one.confidence for one in report.reliability] == sorted(one.confidence for one in report.reliability)
+
+
+def search(scores: Sequence[float], rewards: Sequence[float]) -> SearchResult:
+    plays = toy_trajectories(len(scores), 0)
+    paid = [
+        one.model_copy(update={"steps": (one.steps[0].model_copy(update={"env_reward": reward}),)})
+        for one, reward in zip(plays, rewards, strict=True)
+    ]
+    return SearchResult(
+        task=paid[0].task,
+        planner="best_of_n",
+        candidates=tuple(Candidate(trajectory=one, score=score) for one, score in zip(paid, scores, strict=True)),
+        answer=0,
+        usage=Usage(),
+        env_steps=0,
+        seconds=0,
+    )
+
+
+async def test_more_search_hurts_where_the_judge_likes_best_what_is_bad():
+    """The candidates keep other scores from the search, which do not count."""
+    searched = search([9.0, 8.0, 7.0], [0.0, 0.5, 1.0])
+    plays = [candidate.trajectory.id for candidate in searched.candidates]
+    worst_first = Judge(lambda one: -plays.index(one.id) if one.id in plays else 0.0)
+    best_first = Judge(lambda one: plays.index(one.id) if one.id in plays else 0.0)
+    hurt = await judge_report(worst_first, "a judge", PAIRS, [searched], held_out=True)
+    assert "more candidates hurt" in search_verdict(hurt.success_by_n)
+    good = await judge_report(best_first, "a judge", PAIRS, [searched], held_out=True)
+    assert "never hurt" in search_verdict(good.success_by_n)
+    assert [point.best_of_n for point in good.success_by_n] == [point.oracle for point in good.success_by_n]
+
+
+async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):
+    with RunFolder(tmp_path) as run:
+        with pytest.raises(ConfigError, match="no preference pairs"):
+            await examine(run, Judge(is_chosen), "a judge")
+        for pair in PAIRS:
+            run.append("pairs", pair)
+        everything = await examine(run, Judge(is_chosen), "a judge")
+        for pair in PAIRS[:7]:
+            run.append(
+                "heldout",
+                HeldoutScore(
+                    pair_id=pair.id, source_task_id=pair.source_task_id, origin=pair.origin, chosen=0, rejected=0
+                ),
+            )
+        heldout = await examine(run, Judge(is_chosen), "a judge")
+    assert (everything.pairs, everything.held_out) == (len(PAIRS), False)
+    assert (heldout.pairs, heldout.held_out) == (7, True)
+
+
+async def test_the_table_and_the_page_say_what_was_found():
+    report = await report_on(lambda one: is_chosen(one) + 2 * (INJECTIONS[0].text in text_of(one)))
+    rows = [str(cell) for column in judge_table(report).columns for cell in column.cells]
+    (section,) = judge_sections(report)
+    for said in (rows, [*section.itertext()]):
+        assert any(INJECTIONS[0].text in one for one in said)
+        assert any(one.startswith("100.0 % [100.0, 100.0]") for one in said)
