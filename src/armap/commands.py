@@ -143,6 +143,8 @@ class Workshop:
         chosen = _draw(available, tasks, self.agent.seed, "training")
         self.llm()
         self._begin("collect", tasks=tasks, samples=samples)
+        if self.entry.notice:
+            self._console.print(self.entry.notice, markup=False, highlight=False, soft_wrap=True)
         with self._progress("collect") as show:
             await collect(
                 self.run,

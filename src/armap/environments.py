@@ -41,6 +41,8 @@ class EnvironmentEntry(NamedTuple):
     """The text that selects the usual ones."""
     parse_task: Callable[[str], Task]
     """Reads a task a person typed."""
+    notice: str = ""
+    """What whoever collects should know about the training tasks."""
 
 
 class Wanted(NamedTuple):
@@ -186,6 +188,8 @@ def _scienceworld(wanted: Wanted) -> EnvironmentEntry:
         evaluation_tasks=scienceworld.evaluation_tasks,
         default_evaluation="unseen",
         parse_task=scienceworld.parse_task,
+        notice=f"{len(scienceworld.shared_ids())} of the authors' training tasks are among their evaluation tasks too; "
+        "they are left out.",
     )
 
 

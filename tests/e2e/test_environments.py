@@ -39,7 +39,9 @@ def test_trajectories_are_collected_in_a_world_that_runs_in_processes_of_its_own
     require(env)
     run = tmp_path / "run"
     evaluation = {"scienceworld": "unseen:0-9", "miniwob": "0-9"}[env]
-    armap("collect", "--env", env, *SCRIPTED, "--tasks", 1, "--samples", 2, "--evaluation", evaluation, "--run", run)
+    selected = ("--tasks", 1, "--samples", 2, "--evaluation", evaluation)
+    told = armap("collect", "--env", env, *SCRIPTED, *selected, "--run", run).stderr
+    assert ("54 of the authors' training tasks" in told) == (env == "scienceworld")
     found = collected(run)
     assert len(found) == 2
     assert [trajectory.failure for trajectory in found] == [None] * 2
