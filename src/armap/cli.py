@@ -337,6 +337,14 @@ def train(
         int, typer.Option(min=1, help="Evaluations without a lower held-out loss before training stops.")
     ] = _fit.patience,
     heldout_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of source tasks held out.")] = 0.2,
+    unfinished: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Beginnings of each pair to learn from too, for planners that judge unfinished trajectories: "
+            "beam, and mcts with leaf=value.",
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Train a reward model on the pairs, and measure it on pairs of tasks it was not trained on."""
@@ -354,7 +362,7 @@ def train(
             patience=patience,
         )
     with _open(run, None, Budget(), 1) as (shop, do):
-        do(shop.train(kind=kind, settings=settings, heldout_share=heldout_share))
+        do(shop.train(kind=kind, settings=settings, heldout_share=heldout_share, unfinished=unfinished))
         found = measure(shop.run).reward_model
         accuracy = found.pairwise_accuracy
         if accuracy is None:

@@ -180,17 +180,25 @@ class Workshop:
                 on_progress=show,
             )
 
-    async def train(self, *, kind: str, settings: FitSettings, heldout_share: float) -> None:
+    async def train(self, *, kind: str, settings: FitSettings, heldout_share: float, unfinished: int = 0) -> None:
         """Fit a reward model; `kind` is `transformer` or `linear`."""
         pairs = self.run.read("pairs", PreferencePair)
         split_pairs(pairs, heldout_share=heldout_share, seed=self.agent.seed)
         with self._progress("train") as show:
             fit = self._linear_fit(show) if kind == "linear" else self._transformer_fit(settings, show)
-            self._begin("train", kind=kind, heldout_share=heldout_share, pairs=len(pairs), fit=settings.model_dump())
+            self._begin(
+                "train",
+                kind=kind,
+                heldout_share=heldout_share,
+                unfinished=unfinished,
+                pairs=len(pairs),
+                fit=settings.model_dump(),
+            )
             await train(
                 self.run,
                 fit=fit,
                 heldout_share=heldout_share,
+                unfinished=unfinished,
                 seed=self.agent.seed,
                 on_point=_heed_interruption,
             )

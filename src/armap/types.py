@@ -503,6 +503,9 @@ class JudgeReport(Record):
     """The same by how the rejected trajectory was made."""
     accuracy_by_env: dict[str, Interval]
     """The same by environment."""
+    accuracy_unfinished: Interval | None
+    """The same after half of the steps, where both sides still go on and no longer show the same; what led to the
+    chosen end counts as the better beginning, which is a guess. None where there is no such pair."""
     temperature: float | None
     """T in 1 / (1 + exp(-margin / T)), the probability that the side with the higher score is the chosen one; None if
     margins say nothing."""

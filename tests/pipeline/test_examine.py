@@ -133,7 +133,7 @@ async def test_calibration_is_checked_on_other_tasks_than_it_is_fitted_to():
         sure[pair.chosen.id], sure[pair.rejected.id] = 0.0, -margin
         if rng.random() > 1 / (1 + math.exp(-margin / 4)):
             sure[pair.rejected.id] = margin
-    report = await report_on(lambda one: sure[one.id], pairs)
+    report = await report_on(lambda one: sure.get(one.id, 0.0), pairs)
     assert report.temperature == pytest.approx(4, rel=0.35)
     assert report.calibration_error < 0.09 < report.uncalibrated_error
     assert sum(one.pairs for one in report.reliability) == len(pairs)

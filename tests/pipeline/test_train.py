@@ -28,8 +28,8 @@ def fit_linear(pairs, heldout, *, on_point):
     return LinearRewardModel.fit(pairs, seed=0)
 
 
-async def run_train(run, fit=fit_linear, on_point=lambda _: None):
-    await train(run, fit=fit, heldout_share=0.25, seed=0, on_point=on_point)
+async def run_train(run, fit=fit_linear, on_point=lambda _: None, unfinished=0):
+    await train(run, fit=fit, heldout_share=0.25, unfinished=unfinished, seed=0, on_point=on_point)
 
 
 @given(
@@ -184,3 +184,23 @@ async def test_a_transformer_is_fitted_logged_saved_and_scores_as_recorded(tmp_p
         [scored[0].chosen, scored[0].rejected], abs=1e-4
     )
     assert "layers" in (tmp_path / "run" / "reward_model" / "README.md").read_text("utf-8")
+
+
+async def test_beginnings_are_learned_from_where_wanted_and_held_out_with_their_pairs(tmp_path):
+    given = []
+
+    def fit(pairs, heldout, *, on_point):
+        given.extend((pairs, heldout))
+        return LinearRewardModel.fit(pairs, seed=0)
+
+    with run_folder(tmp_path) as run:
+        await run_train(run, fit, unfinished=2)
+        scored = run.read("heldout", HeldoutScore)
+    plain = split_pairs(sorted(PAIRS, key=lambda pair: pair.id), heldout_share=0.25, seed=0)
+    for there, whole in zip(given, plain, strict=True):
+        assert there[: len(whole)] == whole
+        begun = there[len(whole) :]
+        assert begun
+        sources = {pair.source_task_id for pair in whole}
+        assert all(pair.source_task_id in sources and pair.chosen.stop_reason == "truncated" for pair in begun)
+    assert {score.pair_id for score in scored} == {pair.id for pair in plain[1]}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armap.errors import ConfigError
+from armap.pipeline.beginnings import unfinished_pairs
 from armap.pipeline.intervals import bootstrap_ratio
 from armap.pipeline.outcomes import first_of_kind, success_by_n
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, Injection, injected, reworded
@@ -84,6 +85,7 @@ async def judge_report(
         held_out=held_out,
         accuracy=_share(pairs, right),
         accuracy_by_origin=_shares_by([pair.origin for pair in pairs], pairs, right),
+        accuracy_unfinished=await _accuracy_unfinished(judge, pairs),
         accuracy_by_env=_shares_by([pair.task.env for pair in pairs], pairs, right),
         temperature=1 / sharpness if sharpness else None,
         calibration_error=_calibration_error(_bins(margins, confidences)),
@@ -110,6 +112,14 @@ async def _margins(
     asked = [trajectory for both in sides for trajectory in both]
     scores = (await judge.score(asked[::-1]))[::-1] if turned else await judge.score(asked)
     return [first - second for first, second in zip(scores[0::2], scores[1::2], strict=True)]
+
+
+async def _accuracy_unfinished(judge: RewardModel, pairs: Sequence[PreferencePair]) -> Interval | None:
+    begun = [found[len(found) // 2] for pair in pairs if (found := unfinished_pairs(pair))]
+    if not begun:
+        return None
+    margins = await _margins(judge, [(pair.chosen, pair.rejected) for pair in begun])
+    return _share(begun, [margin > 0 for margin in margins])
 
 
 async def _reword(

@@ -69,6 +69,8 @@ def _groups(report: JudgeReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     accuracies = [("all", report.accuracy)]
     accuracies += [(f"rejected by {origin}", share) for origin, share in report.accuracy_by_origin.items()]
     accuracies += [(f"environment {env}", share) for env, share in report.accuracy_by_env.items()]
+    if report.accuracy_unfinished:
+        accuracies.append(("unfinished, halfway", report.accuracy_unfinished))
     yield "Pairwise accuracy", [(name, _share(share)) for name, share in accuracies]
     temperature = "none: margins say nothing" if report.temperature is None else f"{report.temperature:.3g}"
     yield (

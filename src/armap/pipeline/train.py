@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from armap.errors import ConfigError
+from armap.pipeline.beginnings import unfinished_pairs
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
 from armap.seeds import rng_for
@@ -73,12 +74,21 @@ async def train(
     *,
     fit: Fit,
     heldout_share: float,
+    unfinished: int,
     seed: int,
     on_point: Callable[[TrainingPoint], None],
 ) -> None:
     """Fit a reward model to `pairs.jsonl`, save it in `reward_model/` and score the held-out pairs.
 
     Writes `training.jsonl` and `heldout.jsonl`. A model that is there already is kept.
+
+    Args:
+        run: the run folder.
+        fit: fits a reward model.
+        heldout_share: share of the source tasks whose pairs are held out.
+        unfinished: how many beginnings of each pair are learned from too; see `unfinished_pairs`.
+        seed: decides every draw.
+        on_point: told of every step.
 
     Raises:
         ConfigError: there are too few pairs.
@@ -96,7 +106,9 @@ async def train(
             run.append("training", point)
         on_point(point)
 
-    model = fit(training, heldout, on_point=note)
+    model = fit(
+        _with_beginnings(training, unfinished, seed), _with_beginnings(heldout, unfinished, seed), on_point=note
+    )
     scored = await _score_heldout(run, model, heldout)
     draft = run.path / f".{REWARD_MODEL_FOLDER}.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -105,6 +117,14 @@ async def train(
     (draft / "README.md").write_text(_model_card(model.name, len(training), scored), encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)
+
+
+def _with_beginnings(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
+    found = list(pairs)
+    for pair in pairs if count else ():
+        begun = unfinished_pairs(pair)
+        found += rng_for(seed, "beginnings", pair.id).sample(begun, min(count, len(begun)))
+    return found
 
 
 async def _score_heldout(run: RunFolder, model: RewardModel, heldout: Sequence[PreferencePair]) -> list[HeldoutScore]:
