@@ -136,6 +136,9 @@ ObjectiveText = Annotated[
     str | None,
     typer.Option("--objective", help="What to look for, such as 'score - 0.5*steps - 0.02*price'; default: the score."),
 ]
+TaskMaxTrajectories = Annotated[
+    int | None, typer.Option(min=1, help="Most trajectories that one search for one task may try.")
+]
 TaskMaxCalls = Annotated[
     int | None, typer.Option(min=0, help="Most calls to the language model that one search for one task may make.")
 ]
@@ -409,6 +412,7 @@ def plan(
     settings: Settings = _AS_USUAL,
     objective: ObjectiveText = None,
     reward_model: RewardModelPlace = None,
+    task_max_trajectories: TaskMaxTrajectories = None,
     task_max_calls: TaskMaxCalls = None,
     task_max_tokens: TaskMaxTokens = None,
     task_max_seconds: TaskMaxSeconds = None,
@@ -416,7 +420,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Try one task with a trained reward model, and print what was done step by step."""
-    limits = _task_budget(task_max_calls, task_max_tokens, task_max_seconds, task_max_usd)
+    limits = _task_budget(task_max_trajectories, task_max_calls, task_max_tokens, task_max_seconds, task_max_usd)
     (chosen,) = _planners([planner], n, settings, limits)
     wanted = None if objective is None else Objective.parse(objective)
     with _open(run, None, Budget(), 1) as (shop, do):
@@ -445,6 +449,7 @@ def evaluate(
     max_tokens: MaxTokens = None,
     max_seconds: MaxSeconds = None,
     max_cost_usd: MaxCost = None,
+    task_max_trajectories: TaskMaxTrajectories = None,
     task_max_calls: TaskMaxCalls = None,
     task_max_tokens: TaskMaxTokens = None,
     task_max_seconds: TaskMaxSeconds = None,
@@ -456,7 +461,7 @@ def evaluate(
     best_of_n also gives the rows of sampling and oracle, which are read off the same candidates. Run it again with
     other planners or settings to add rows. mcts_paper and reflexion_paper have the settings of the paper's code.
     """
-    limits = _task_budget(task_max_calls, task_max_tokens, task_max_seconds, task_max_usd)
+    limits = _task_budget(task_max_trajectories, task_max_calls, task_max_tokens, task_max_seconds, task_max_usd)
     chosen = _planners(planners, n, settings, limits)
     wanted = None if objective is None else Objective.parse(objective)
     budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
@@ -692,10 +697,18 @@ def _require_run(run: Path) -> None:
         raise ConfigError(f"{run} is no run folder; name one, or begin with `armap collect --run {run}`.")
 
 
-def _task_budget(calls: int | None, tokens: int | None, seconds: float | None, cost_usd: float | None) -> SearchBudget:
+def _task_budget(
+    trajectories: int | None, calls: int | None, tokens: int | None, seconds: float | None, cost_usd: float | None
+) -> SearchBudget:
     """Return what one search may spend."""
     with _options():
-        return SearchBudget(max_calls=calls, max_tokens=tokens, max_seconds=seconds, max_cost_usd=cost_usd)
+        return SearchBudget(
+            max_trajectories=trajectories,
+            max_calls=calls,
+            max_tokens=tokens,
+            max_seconds=seconds,
+            max_cost_usd=cost_usd,
+        )
 
 
 def _planners(names: list[str], n: int, settings: list[str], budget: SearchBudget) -> list[AnyPlanner]:

@@ -269,12 +269,11 @@ class Workshop:
         objective: Objective | None = None,
     ) -> Metrics:
         """Let every planner try evaluation tasks, and measure what came of it. Further ones can be added later."""
-        chosen = _draw(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
+        chosen = _draw_more(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
         judge = self._judge(reward_model, objective)
         self.llm()
         self._begin(
             "evaluate",
-            tasks=tasks,
             # Not the path of the run's own: a run folder may be moved.
             reward_model=reward_model,
             objective=None if objective is None else str(objective),
@@ -437,9 +436,19 @@ def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
 
 def _draw(tasks: list[Task], count: int, seed: int, purpose: str) -> list[Task]:
     """Return `count` of the tasks, drawn at random but kept in their order."""
+    _check_count(tasks, count, purpose)
+    return [tasks[i] for i in sorted(rng_for(seed, purpose).sample(range(len(tasks)), count))]
+
+
+def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[Task]:
+    """Do what `_draw` does, but so that a larger count draws all that a smaller one does."""
+    _check_count(tasks, count, purpose)
+    return [tasks[i] for i in sorted(rng_for(seed, purpose).sample(range(len(tasks)), len(tasks))[:count])]
+
+
+def _check_count(tasks: list[Task], count: int, purpose: str) -> None:
     if not 1 <= count <= len(tasks):
         raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")
-    return [tasks[i] for i in sorted(rng_for(seed, purpose).sample(range(len(tasks)), count))]
 
 
 def _training_note(point: TrainingPoint) -> str:

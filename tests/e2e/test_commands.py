@@ -252,6 +252,25 @@ def test_planners_and_settings_are_added_to_an_evaluation_one_after_another(tmp_
     assert said.startswith("Left out: beam(max_calls=30, n=10), mcts(leaf=both, n=10)")
 
 
+def test_an_evaluation_is_enlarged_without_doing_again_what_is_there(tmp_path, finished):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for left_over in ("searches.jsonl", "metrics.json", "judge_report.html"):
+        (run / left_over).unlink()
+    few = json.loads(armap("evaluate", "--n", 10, "--tasks", 15, "--run", run, "--json").stdout)
+    begun = (run / "searches.jsonl").read_bytes()
+    armap("evaluate", "--n", 10, "--tasks", 40, "--run", run)
+    assert few["planners"]["best_of_n"]["tasks"] == 15
+    assert (run / "searches.jsonl").read_bytes().startswith(begun)
+    assert records(run, "searches", "seconds", "usage") == records(finished, "searches", "seconds", "usage")
+
+
+def test_a_search_keeps_to_its_trajectories(tmp_path, finished):
+    more = ("--planner", "mcts", "--set", "mcts.leaf=value", "--n", 200, "--task-max-trajectories", 5)
+    result = SearchResult.model_validate_json(armap("plan", "1 -> red cube", "--run", finished, *more, "--json").stdout)
+    assert len(result.candidates) <= 5
+
+
 def test_an_objective_shortens_what_is_done_and_a_metric_nobody_reports_is_said_once(finished):
     plan = ("plan", "1 -> red cube", "--n", 20, "--run", finished, "--json")
     usual, short = (
