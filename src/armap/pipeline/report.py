@@ -290,17 +290,12 @@ def _figure(name: str, interval: Interval, meaning: str) -> Element:
 
 
 def _details(metrics: Metrics) -> Iterator[Element]:
-    data, policy, model, spent = metrics.data, metrics.policy, metrics.reward_model, metrics.spent
+    data, policy, spent = metrics.data, metrics.policy, metrics.spent
     if data.trajectories or data.pairs or data.discarded:
         counts = {"trajectories collected": data.trajectories}
         counts |= {f"pairs made, {origin}": count for origin, count in data.pairs.items()}
         counts |= {f"pairs discarded, {reason}": count for reason, count in data.discarded.items()}
         yield element("section", element("h2", "Data"), _counts(counts), *_balance(metrics))
-    if model.pairwise_accuracy_by_origin:
-        by_origin = {
-            f"pairwise accuracy, {origin}": _share(value) for origin, value in model.pairwise_accuracy_by_origin.items()
-        }
-        yield element("section", element("h2", "Reward model"), terms(by_origin))
     known = {}
     if policy.choice_entropy_nats is not None:
         known["entropy of a choice"] = f"{policy.choice_entropy_nats:.2f} nats, mean over {policy.choices:,} answers"
