@@ -33,6 +33,7 @@ SHARED = {
     "rewards.rendering",
     "rewards.fit_settings",
     "rewards.transformer",
+    "rewards.tree_attention",
     "planners.rollouts",
     "planners.search",
     "pipeline.outcomes",
@@ -42,7 +43,7 @@ SHARED = {
 """What other members of its family may import; everything else in a family stands alone."""
 
 HEAVY = {"torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate"}
-HEAVY_AT_THE_TOP = {"rewards.transformer", "rewards.fitting", "llms.local"}
+HEAVY_AT_THE_TOP = {"rewards.transformer", "rewards.tree_attention", "rewards.fitting", "llms.local"}
 HEAVY_INSIDE_A_FUNCTION = {"weights", "commands"}
 
 LONG_FILES = {"store.py", "types.py", "cli.py", "llms/http.py", "rewards/transformer.py"}
