@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 import textwrap
@@ -19,22 +20,25 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import SERVE_TOKEN, AgentSettings, Workshop, agent_of, is_address, load_reward_model
+from armap.commands import AgentSettings, Workshop, agent_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.images import ImageFolder
 from armap.pipeline.evaluate import evaluate as measure
-from armap.pipeline.plan import AnyPlanner
+from armap.pipeline.plan import PLANNERS, AnyPlanner, make_planner
 from armap.pipeline.report import metrics_table, write_report
+from armap.pipeline.sweep import sweep as sweep_weights
+from armap.pipeline.tradeoff import sweep_table
 from armap.pipeline.train import REWARD_MODEL_FOLDER
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
-from armap.planners.sampling import Sampling
+from armap.reward_models import SERVE_TOKEN, is_address, load_reward_model
 from armap.rewards.fit_settings import FitSettings
+from armap.rewards.objective import Objective
 from armap.serve import require_extra as require_serve_extra
 from armap.store import RunFolder
-from armap.types import Budget, Metrics, SearchResult, TaskFailure, Trajectory
+from armap.types import Budget, Metrics, SearchBudget, SearchResult, TaskFailure, Trajectory
 
 app = typer.Typer(
     help="Learns a reward model for an agent's environment from the agent's own trajectories, and plans with it.",
@@ -48,6 +52,9 @@ app = typer.Typer(
 
 _messages = Console(stderr=True)
 _fit = FitSettings()
+# Defaults that typer reads and never changes.
+_BASELINE_AND_BEST = ["greedy", "best_of_n"]
+_AS_USUAL: list[str] = []
 
 T = TypeVar("T")
 
@@ -116,6 +123,23 @@ RewardModelPlace = Annotated[
         f"token is read from {SERVE_TOKEN}; default: the run's own.",
     ),
 ]
+
+Size = Annotated[
+    int, typer.Option("--n", min=1, help="Trajectories per task: samples, trials, simulations, or a beam's width.")
+]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="A setting of a planner, such as mcts.exploration=2; repeat it for several.")
+]
+ObjectiveText = Annotated[
+    str | None,
+    typer.Option("--objective", help="What to look for, such as 'score - 0.5*steps - 0.02*price'; default: the score."),
+]
+TaskMaxCalls = Annotated[
+    int | None, typer.Option(min=0, help="Most calls to the language model that one search for one task may make.")
+]
+TaskMaxTokens = Annotated[int | None, typer.Option(min=0, help="Most tokens, likewise.")]
+TaskMaxSeconds = Annotated[float | None, typer.Option(min=0, help="Most seconds, likewise.")]
+TaskMaxCost = Annotated[float | None, typer.Option("--task-max-usd", min=0, help="Most dollars, likewise.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -347,15 +371,24 @@ def plan(
         str, typer.Argument(help="The task: for game24 '4 5 6 10' or '4 5 6 10 -> 17', for toy '1 -> red cube'.")
     ],
     run: Run = Path("runs/demo"),
-    planner: Annotated[str, typer.Option(help="Who decides: greedy, sampling or best_of_n.")] = "best_of_n",
-    n: Annotated[int, typer.Option(min=1, help="Trajectories, for sampling and best_of_n.")] = 30,
+    planner: Annotated[str, typer.Option(help=f"Who decides: {', '.join(PLANNERS)}.")] = "best_of_n",
+    n: Size = 30,
+    settings: Settings = _AS_USUAL,
+    objective: ObjectiveText = None,
     reward_model: RewardModelPlace = None,
+    task_max_calls: TaskMaxCalls = None,
+    task_max_tokens: TaskMaxTokens = None,
+    task_max_seconds: TaskMaxSeconds = None,
+    task_max_usd: TaskMaxCost = None,
     as_json: Json = False,
 ) -> None:
     """Try one task with a trained reward model, and print what was done step by step."""
-    chosen = _planner(planner, n)
+    limits = _task_budget(task_max_calls, task_max_tokens, task_max_seconds, task_max_usd)
+    (chosen,) = _planners([planner], n, settings, limits)
+    wanted = None if objective is None else Objective.parse(objective)
     with _open(run, None, Budget(), 1) as (shop, do):
-        result = do(shop.plan_one(shop.entry.parse_task(task), chosen, reward_model=reward_model))
+        parsed = shop.entry.parse_task(task)
+        result = do(shop.plan_one(parsed, chosen, reward_model=reward_model, objective=wanted))
         if as_json:
             sys.stdout.write(result.model_dump_json() + "\n")
         else:
@@ -367,9 +400,11 @@ def plan(
 def evaluate(
     run: Run,
     planners: Annotated[
-        list[str], typer.Option("--planner", help="greedy, sampling or best_of_n; repeat it for several.")
-    ] = ["greedy", "best_of_n"],  # noqa: B006 - typer reads the default and never changes it
-    n: Annotated[int, typer.Option(min=1, help="Trajectories per task, for sampling and best_of_n.")] = 30,
+        list[str], typer.Option("--planner", help=f"{', '.join(PLANNERS)}; repeat it for several.")
+    ] = _BASELINE_AND_BEST,
+    n: Size = 30,
+    settings: Settings = _AS_USUAL,
+    objective: ObjectiveText = None,
     tasks: Annotated[int, typer.Option(min=1, help="Evaluation tasks, drawn from those of the run.")] = 40,
     reward_model: RewardModelPlace = None,
     concurrency: Concurrency = 4,
@@ -377,16 +412,51 @@ def evaluate(
     max_tokens: MaxTokens = None,
     max_seconds: MaxSeconds = None,
     max_cost_usd: MaxCost = None,
+    task_max_calls: TaskMaxCalls = None,
+    task_max_tokens: TaskMaxTokens = None,
+    task_max_seconds: TaskMaxSeconds = None,
+    task_max_usd: TaskMaxCost = None,
     as_json: Json = False,
 ) -> None:
     """Let planners try the evaluation tasks, and compare what they achieve with the best that was possible.
 
-    best_of_n also gives the rows of sampling and oracle, which are read off the same candidates.
+    best_of_n also gives the rows of sampling and oracle, which are read off the same candidates. Run it again with
+    other planners or settings to add rows. mcts_paper and reflexion_paper have the settings of the paper's code.
     """
-    chosen = [_planner(name, n) for name in dict.fromkeys(planners)]
+    limits = _task_budget(task_max_calls, task_max_tokens, task_max_seconds, task_max_usd)
+    chosen = _planners(planners, n, settings, limits)
+    wanted = None if objective is None else Objective.parse(objective)
     budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
     with _open(run, None, budget, concurrency) as (shop, do):
-        _finish(do(shop.evaluate(chosen, tasks=tasks, reward_model=reward_model)), as_json=as_json)
+        metrics = do(shop.evaluate(chosen, tasks=tasks, reward_model=reward_model, objective=wanted))
+        _finish(metrics, as_json=as_json)
+
+
+@app.command()
+def sweep(
+    run: Run,
+    objective: Annotated[str, typer.Option(help="What to look for, with W where the weight stands.")] = (
+        "score - W*steps"
+    ),
+    weights: Annotated[str, typer.Option(help="Weights to try, with commas between them.")] = "0,0.1,0.2,0.5,1,2",
+    as_json: Json = False,
+) -> None:
+    """Show what an objective buys and costs at several weights, on the candidates best_of_n drew, without a call."""
+    _require_run(run)
+    with RunFolder(run) as folder:
+        swept = sweep_weights(folder, objective, _numbers(weights))
+        seen = {metric for point in swept.points for metric in point.answer_metrics}
+        if unknown := Objective.parse(swept.points[-1].objective).unknown(seen):
+            _tell(f"No answer reports {' or '.join(unknown)}; reported are: {', '.join(sorted(seen))}.", "yellow")
+        if swept.left_out:
+            _tell(
+                f"Left out: {', '.join(swept.left_out)}. What they try depends on the objective; evaluate them with "
+                "--objective in a run folder of their own."
+            )
+        if as_json:
+            sys.stdout.write(swept.model_dump_json() + "\n")
+        else:
+            Console().print(sweep_table(swept))
 
 
 @app.command()
@@ -589,14 +659,34 @@ def _require_run(run: Path) -> None:
         raise ConfigError(f"{run} is no run folder; name one, or begin with `armap collect --run {run}`.")
 
 
-def _planner(name: str, n: int) -> AnyPlanner:
-    if name == "greedy":
-        return Greedy()
-    if name == "sampling":
-        return Sampling(n=n)
-    if name == "best_of_n":
-        return BestOfN(n=n)
-    raise ConfigError(f"There is no planner {name!r}; choose from: greedy, sampling, best_of_n.")
+def _task_budget(calls: int | None, tokens: int | None, seconds: float | None, cost_usd: float | None) -> SearchBudget:
+    """Return what one search may spend."""
+    with _options():
+        return SearchBudget(max_calls=calls, max_tokens=tokens, max_seconds=seconds, max_cost_usd=cost_usd)
+
+
+def _planners(names: list[str], n: int, settings: list[str], budget: SearchBudget) -> list[AnyPlanner]:
+    """Return the planners of the given names, each once, with what `--set` says of them."""
+    wanted: dict[str, dict[str, str]] = {name: {} for name in names}
+    for text in settings:
+        left, equals, value = text.partition("=")
+        name, dot, setting = left.strip().partition(".")
+        if not (equals and dot and value.strip()):
+            raise ConfigError(f"--set {text}: write PLANNER.SETTING=VALUE, such as mcts.exploration=2.")
+        if name not in wanted:
+            raise ConfigError(f"--set {text}: {name} is not among the planners; add --planner {name}.")
+        wanted[name][setting] = value.strip()
+    return [make_planner(name, n, given, budget) for name, given in wanted.items()]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--weights {text}: write numbers with commas between them, such as 0,0.1,0.5,1.") from error
+    if not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"--weights {text}: every weight must be a finite number.")
+    return numbers
 
 
 def _finish(metrics: Metrics, *, as_json: bool) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -16,24 +15,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from armap.environments import Wanted, environment_entry
 from armap.errors import ConfigError, DataError
-from armap.images import ImageFolder
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.collect import collect
 from armap.pipeline.evaluate import evaluate
-from armap.pipeline.plan import AnyPlanner, plan, plan_one
+from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
 from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
-from armap.pipeline.train import REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
+from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
+from armap.reward_models import is_address, load_reward_model, remarks, transformer_family
+from armap.rewards.calibration import Calibrated
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
+from armap.rewards.objective import STEPS, Objective, ObjectiveRewardModel
 from armap.seeds import rng_for
 from armap.store import Ledger, RunFolder
 from armap.types import (
     Budget,
+    Calibration,
     Metrics,
     PreferencePair,
     Record,
@@ -41,14 +43,13 @@ from armap.types import (
     SearchResult,
     Task,
     TrainingPoint,
+    Trajectory,
 )
 from armap.weights import EMBEDDED, locate, require_local_extra
 from armap.world import LiveWorld
 
 SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
-SERVE_TOKEN = "ARMAP_SERVE_TOKEN"  # noqa: S105 - the name of a variable
-"""Environment variable with the token of a reward model's server."""
 
 
 class ShowProgress(Protocol):
@@ -206,10 +207,13 @@ class Workshop:
     def _transformer_fit(self, settings: FitSettings, show: ShowProgress) -> Fit:
         require_local_extra()
         from armap.rewards.fitting import TransformerFit
-        from armap.rewards.transformer import TransformerRewardModel
 
-        model = TransformerRewardModel.from_backbone(
-            settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=self.agent.seed
+        model = transformer_family(settings.backbone).from_backbone(
+            settings.backbone,
+            layers=settings.layers,
+            max_tokens=settings.max_tokens,
+            seed=self.agent.seed,
+            images=self.run.images,
         )
 
         def fit(
@@ -225,27 +229,34 @@ class Workshop:
                 on_point(point)
 
             one.run(note)
-            if model.shortened:
-                self._console.print(
-                    f"{model.shortened / model.read:.0%} of the trajectories were longer than {settings.max_tokens} "
-                    "tokens; their earlier observations were shortened. --max-tokens sets the limit."
-                )
+            self._remark(model)
             return model
 
         return fit
 
-    async def evaluate(self, planners: Sequence[AnyPlanner], *, tasks: int, reward_model: str | None) -> Metrics:
-        """Let every planner try evaluation tasks, and measure what came of it."""
+    async def evaluate(
+        self,
+        planners: Sequence[AnyPlanner],
+        *,
+        tasks: int,
+        reward_model: str | None,
+        objective: Objective | None = None,
+    ) -> Metrics:
+        """Let every planner try evaluation tasks, and measure what came of it. Further ones can be added later."""
         chosen = _draw(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
-        judge = self._judge(reward_model)
+        judge = self._judge(reward_model, objective)
         self.llm()
         self._begin(
             "evaluate",
             tasks=tasks,
-            planners=[planner.model_dump() for planner in planners],
             # Not the path of the run's own: a run folder may be moved.
             reward_model=reward_model,
+            objective=None if objective is None else str(objective),
         )
+        stages = {f"evaluate {label(planner)}": planner for planner in planners}
+        # Those that can be refused come first, so that a refused command notes no other.
+        for stage in sorted(stages, key=lambda stage: stage not in self.run.manifest.stages):
+            self.run.begin_stage(stage, stages[stage].model_dump(mode="json"))
         with self._progress("evaluate") as show:
             await plan(
                 self.run,
@@ -260,10 +271,56 @@ class Workshop:
             )
         return evaluate(self.run)
 
-    async def plan_one(self, task: Task, planner: AnyPlanner, *, reward_model: str | None) -> SearchResult:
+    async def plan_one(
+        self, task: Task, planner: AnyPlanner, *, reward_model: str | None, objective: Objective | None = None
+    ) -> SearchResult:
         """Let a planner try one task; nothing but the answers it bought is stored."""
-        judge = self._judge(reward_model)
+        judge = self._judge(reward_model, objective)
         return await plan_one(task, planner, self._world, self._policy(), judge, self.agent.seed)
+
+    def _judge(self, place: str | None, objective: Objective | None) -> RewardModel:
+        """Return who scores: the reward model of a place, or of the run, as the objective has it."""
+        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
+        self._open.callback(self._remark, judge)
+        if isinstance(judge, HTTPRewardModel):
+            self._open.push_async_callback(judge.close)
+        if objective is not None:
+            judge = ObjectiveRewardModel(judge, objective)
+            reported = {name for one in self.run.read("trajectories", Trajectory) for name in one.metrics}
+            self.warn_of_unknown(objective, reported)
+        return self._calibrated(judge, place)
+
+    def _calibrated(self, judge: RewardModel, place: str | None) -> RewardModel:
+        """Return a reward model with what its scores mean, where that stands beside it.
+
+        The terms of an objective are points of the score, so it means the same.
+        """
+        if place is not None and is_address(place):
+            return judge
+        file = (self.run.path / REWARD_MODEL_FOLDER if place is None else Path(place)) / CALIBRATION_FILE
+        if not file.is_file():
+            return judge
+        try:
+            return Calibrated(judge, Calibration.model_validate_json(file.read_bytes()))
+        except ValidationError as error:
+            raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
+
+    def _remark(self, judge: RewardModel) -> None:
+        """Say what a reward model did not read as it was."""
+        for sentence in remarks(judge):
+            self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def warn_of_unknown(self, objective: Objective, reported: Collection[str]) -> None:
+        """Say which metrics of an objective nobody reports, if any."""
+        if unknown := objective.unknown(reported):
+            known = ", ".join(sorted({STEPS, *reported}))
+            self._console.print(
+                f"No trajectory reports {' or '.join(unknown)}, so {objective} counts it as 0; reported are: {known}.",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def evaluation_tasks(self) -> list[Task]:
         """Return the tasks the settings keep for evaluation."""
@@ -282,12 +339,6 @@ class Workshop:
     async def close(self) -> None:
         """Close the environments, and the connections of the language model."""
         await self._open.aclose()
-
-    def _judge(self, place: str | None) -> RewardModel:
-        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
-        if isinstance(judge, HTTPRewardModel):
-            self._open.push_async_callback(judge.close)
-        return judge
 
     def _policy(self) -> PromptedPolicy:
         return PromptedPolicy(
@@ -335,35 +386,6 @@ def agent_of(run: RunFolder) -> AgentSettings:
             f"{run.path / 'manifest.json'} does not hold the settings of an agent at stages.collect.settings.agent; "
             "restore the file or use another run folder."
         ) from error
-
-
-def is_address(place: str) -> bool:
-    """Return whether a reward model is at an address rather than in a folder."""
-    return place.lower().startswith(("http://", "https://"))
-
-
-def load_reward_model(place: str | Path, images: ImageFolder | None = None) -> RewardModel:
-    """Load a reward model of any kind, or connect to one.
-
-    Args:
-        place: its folder, or the address of its server.
-        images: where the pictures are that trajectories name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if isinstance(place, str) and is_address(place):
-        return HTTPRewardModel(place, token=os.environ.get(SERVE_TOKEN), images=images)
-    folder = Path(place)
-    if LinearRewardModel.is_in(folder):
-        return LinearRewardModel.load(folder)
-    # Before torch is asked for, which may be missing and takes seconds to import.
-    if not folder.is_dir():
-        raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
-    require_local_extra()
-    from armap.rewards.transformer import TransformerRewardModel
-
-    return TransformerRewardModel.load(folder, images=images)
 
 
 def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:

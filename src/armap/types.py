@@ -371,7 +371,7 @@ class SearchResult(Record):
     task: Task
     """The problem."""
     planner: str
-    """Name of the planner."""
+    """Name of the planner, with the settings that are not the usual ones."""
     candidates: tuple[Candidate, ...] = ()
     """Every trajectory it considered, in the order they were drawn."""
     answer: int | None = None
@@ -388,6 +388,8 @@ class SearchResult(Record):
     """The tree it grew, if it grew one."""
     failure: Failure | None = None
     """What went wrong, if nothing can be returned."""
+    setbacks: tuple[Failure, ...] = ()
+    """What went wrong and ended no trajectory, such as a reflection that could not be had."""
 
 
 class Interval(Record):
@@ -416,6 +418,16 @@ class PlannerMetrics(Record):
     """What the environment pays for the answer, averaged over tasks."""
     difference_to_sampling: Interval | None = None
     """Success minus that of sampling, paired over the tasks both tried; None where there is nothing to compare."""
+    difference_to_greedy: Interval | None = None
+    """The same for greedy."""
+    difference_to_best_of_n: Interval | None = None
+    """The same for Best-of-N."""
+    gap_closed: Interval | None = None
+    """Share of the way from sampling to oracle that it goes; None without such a way."""
+    answer_metrics: dict[str, float]
+    """Mean of `steps` and of whatever the environment reports, over the answers that have it."""
+    trajectories: float
+    """Trajectories tried per task."""
     calls: float
     """Requests to language models per task. This and all below belong to whole searches, with all their candidates."""
     prompt_tokens: float
@@ -519,7 +531,8 @@ class Metrics(Record):
     failures: tuple[FailureCount, ...]
     """What went wrong."""
     planners: dict[str, PlannerMetrics]
-    """By planner; `oracle` is the environment's own choice among the candidates, a ceiling and no planner."""
+    """By planner, with the settings that are not the usual ones; `oracle` is the environment's own choice among the
+    candidates, a ceiling and no planner."""
     gap_closed: Interval | None
     """Share of the way from sampling to oracle that `best_of_n` goes; None without such a way."""
     success_by_n: tuple[SuccessAtN, ...]
@@ -532,3 +545,42 @@ class Metrics(Record):
     """The data."""
     spent: Usage
     """What was spent on language models over the whole life of the run."""
+
+
+class SweepPoint(Record):
+    """What is chosen under one weight of an objective."""
+
+    weight: float
+    """The weight."""
+    objective: str
+    """The objective with it."""
+    env_reward: Interval
+    """What the environment pays for the answer, averaged over tasks."""
+    difference: Interval
+    """That minus what it pays for the answer of the highest score, paired by task."""
+    answer_metrics: dict[str, float]
+    """Mean of `steps` and of whatever the environment reports, over the answers that have it."""
+    changed_share: float
+    """Share of tasks whose answer is not that of the highest score."""
+
+
+class Sweep(Record):
+    """What an objective buys at several weights, on the same candidates."""
+
+    objective: str
+    """The objective, with `W` where the weight stands."""
+    searches: str
+    """Planner whose candidates are ranked anew."""
+    left_out: tuple[str, ...]
+    """Planners of the run whose candidates depend on the objective, so that ranking them anew would say little."""
+    tasks: int
+    """Tasks it tried."""
+    points: tuple[SweepPoint, ...]
+    """By weight."""
+
+
+class Sweeps(Record):
+    """All sweeps of a run."""
+
+    by_objective: dict[str, Sweep]
+    """The last one of each objective."""

@@ -92,6 +92,27 @@ def require_local_extra() -> None:
         raise ConfigError(f"Local models need {' and '.join(missing)}; type: {_INSTALL_EXTRA}")
 
 
+def stored_settings(model: str) -> dict[str, Any]:
+    """Return what a model's config.json says; nothing for a .gguf file, which has none.
+
+    Args:
+        model: what `locate` accepts.
+
+    Raises:
+        ConfigError: there is no such model, or no config.json in it.
+    """
+    from transformers import PreTrainedConfig
+
+    files = locate(model)
+    if files.gguf_file:
+        return {}
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(files.source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return dict(settings)
+
+
 @functools.cache
 def load(model: str) -> LocalModel:
     """Load a causal language model and its tokenizer in 32-bit floats, once per process.

@@ -22,6 +22,7 @@ STAGES = (
     ("train", "--kind", "linear"),
     ("evaluate", "--n", 10, "--tasks", 40),
     ("plan", "1 -> red cube", "--n", 5),
+    ("sweep", "--weights", "0,0.5,2"),
     ("report",),
 )
 SMALL = ("collect", "--env", "toy", "--model", "scripted", "--tasks", 10, "--samples", 4)
@@ -90,7 +91,11 @@ def test_plan_reads_the_steps_aloud_and_names_who_chose(finished):
         ((*COLLECT, "--evaluation", 3), 'agent.evaluation was "40" and is now "3"'),
         (("synthesize", "--writer", "model"), 'writer was "environment" and is now "model"'),
         (("train", "--kind", "linear", "--heldout-share", 0.5), "heldout_share was 0.2 and is now 0.5"),
-        (("evaluate", "--n", 11, "--tasks", 40), '"n": 11'),
+        (("evaluate", "--n", 11, "--tasks", 40), "Stage 'evaluate best_of_n'"),
+        (
+            ("evaluate", "--n", 10, "--tasks", 40, "--objective", "score - steps"),
+            'objective was null and is now "score',
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -136,6 +141,12 @@ def test_a_mistake_before_the_first_trajectory_is_one_sentence_and_binds_the_fol
     ("command", "words"),
     [
         (("evaluate", "--planner", "oracle"), "There is no planner 'oracle'; choose from: greedy"),
+        (("evaluate", "--planner", "mcts", "--set", "mcts.depth=2"), "mcts has no setting 'depth'; it has: "),
+        (("evaluate", "--planner", "mcts", "--set", "beam.width=2"), "add --planner beam"),
+        (("evaluate", "--planner", "mcts", "--set", "mcts=2"), "write PLANNER.SETTING=VALUE"),
+        (("evaluate", "--objective", "score -"), "cannot be read"),
+        (("sweep",), "--planner best_of_n"),
+        (("sweep", "--weights", "0,a"), "--weights 0,a: write numbers"),
         (("plan", "1 -> red cube", "--reward-model", "gone"), "There is no reward model in"),
         (("plan", "the moon"), "'the moon' is no toy task"),
         (("evaluate", "--tasks", 10), "train one with `armap train`"),
@@ -210,12 +221,51 @@ def test_a_run_folder_can_be_moved_and_goes_on_at_its_new_place(tmp_path, finish
     assert files(moved) == before
 
 
+def test_planners_and_settings_are_added_to_an_evaluation_one_after_another(tmp_path, finished):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    few = ("evaluate", "--n", 10, "--tasks", 40, "--run", run)
+    armap(*few, "--planner", "mcts", "--planner", "beam", "--task-max-calls", 30)
+    printed = armap(*few, "--planner", "mcts_paper", "--planner", "mcts", "--set", "mcts.leaf=both", "--json").stdout
+    planners = Metrics.model_validate_json(printed).planners
+    assert list(planners) == [
+        "greedy", "sampling", "beam(max_calls=30, n=10)", "best_of_n", "mcts(leaf=both, n=10)",
+        "mcts(max_calls=30, n=10)", "mcts_paper", "oracle",
+    ]  # fmt: skip
+    assert planners["mcts(max_calls=30, n=10)"].calls <= 30
+    assert planners["mcts(leaf=both, n=10)"].difference_to_greedy.low > 0
+    said = sentence(armap("sweep", "--run", run).stderr)
+    assert said.startswith("Left out: beam(max_calls=30, n=10), mcts(leaf=both, n=10)")
+
+
+def test_an_objective_shortens_what_is_done_and_a_metric_nobody_reports_is_said_once(finished):
+    plan = ("plan", "1 -> red cube", "--n", 20, "--run", finished, "--json")
+    usual, short = (
+        SearchResult.model_validate_json(armap(*plan, *more).stdout) for more in ((), ("--objective", "-steps"))
+    )
+    steps = [len(result.candidates[result.answer].trajectory.steps) for result in (usual, short)]
+    assert steps[1] == min(len(candidate.trajectory.steps) for candidate in short.candidates)
+    assert steps[1] <= steps[0]
+    said = sentence(armap(*plan, "--objective", "score - price").stderr)
+    assert said == "No trajectory reports price, so score - price counts it as 0; reported are: steps."
+
+
+def test_reflexion_stops_at_a_probability(finished):
+    plan = ("plan", "1 -> red cube", "--planner", "reflexion", "--n", 3, "--run", finished, "--json")
+    tried = [
+        len(json.loads(armap(*plan, "--set", f"reflexion.threshold={threshold}").stdout)["candidates"])
+        for threshold in ("1e-9", "1")
+    ]
+    assert tried == [1, 3]
+
+
 def test_a_planner_asked_for_twice_tries_every_task_once(tmp_path, finished):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (run / "searches.jsonl").unlink()
     manifest = json.loads((run / "manifest.json").read_bytes())
-    del manifest["stages"]["evaluate"]
+    for stage in [stage for stage in manifest["stages"] if stage.startswith("evaluate")]:
+        del manifest["stages"][stage]
     (run / "manifest.json").write_text(json.dumps(manifest))
     twice = ("--planner", "greedy", "--planner", "sampling", "--planner", "greedy")
     armap("evaluate", *twice, "--n", 2, "--tasks", 3, "--run", run)

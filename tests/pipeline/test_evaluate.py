@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.evaluate import bootstrap_ratio, evaluate, success_by_n
+from armap.pipeline.evaluate import evaluate, success_by_n
+from armap.pipeline.intervals import bootstrap_ratio
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.planners.sampling import Sampling
@@ -98,6 +99,72 @@ def test_differences_to_sampling_are_paired_over_the_tasks_both_tried(run):
     assert (best.mean, best.low, best.high) == (-0.25, -0.5, 0.0)
     greedy = metrics.planners["greedy"].difference_to_sampling
     assert (greedy.mean, greedy.low, greedy.high) == (0.0, 0.0, 0.0)
+
+
+def test_every_planner_is_compared_with_both_baselines_and_with_best_of_n_and_its_gap_is_measured(run):
+    metrics = evaluated(
+        run,
+        searches=[
+            search(TASKS[0], (UNSOLVED, 1.0), (SOLVED, 0.0)),
+            search(TASKS[1], (SOLVED, 1.0), (UNSOLVED, 0.0)),
+            search(TASKS[0], (SOLVED, 1.0), (UNSOLVED, 0.5), (UNSOLVED, 0.5), planner="mcts"),
+            search(TASKS[1], (SOLVED, 1.0), planner="mcts"),
+            search(TASKS[0], (SOLVED, 1.0), planner="mcts(leaf=both, n=1)"),
+            search(TASKS[0], (SOLVED, None), planner="greedy"),
+            search(TASKS[1], (UNSOLVED, None), planner="greedy"),
+        ],
+    ).planners
+    assert list(metrics) == ["greedy", "sampling", "best_of_n", "mcts", "mcts(leaf=both, n=1)", "oracle"]
+    mcts, other = metrics["mcts"], metrics["mcts(leaf=both, n=1)"]
+    differences = (mcts.difference_to_sampling, mcts.difference_to_greedy, mcts.difference_to_best_of_n)
+    assert [difference.mean for difference in differences] == [0.5, 0.5, 0.5]
+    # One task is all that it tried: no gain over greedy there, all over Best-of-N.
+    assert (other.difference_to_greedy.mean, other.difference_to_best_of_n.mean) == (0, 1)
+    assert (metrics["best_of_n"].difference_to_best_of_n, metrics["greedy"].difference_to_greedy) == (None, None)
+    assert {name: row.gap_closed and row.gap_closed.mean for name, row in metrics.items()} == {
+        "greedy": None, "sampling": None, "best_of_n": 0, "mcts": 1, "mcts(leaf=both, n=1)": 1, "oracle": None,
+    }  # fmt: skip
+    assert (mcts.trajectories, metrics["best_of_n"].trajectories) == (2, 2)
+
+
+def test_the_oracle_never_chooses_among_what_another_planner_than_best_of_n_found(run):
+    metrics = evaluated(
+        run,
+        searches=[search(TASKS[0], (UNSOLVED, 1.0)), search(TASKS[0], (UNSOLVED, 1.0), (SOLVED, 0.0), planner="mcts")],
+    )
+    assert metrics.planners["oracle"].success.mean == 0
+    only_mcts = [search(TASKS[1], (SOLVED, 1.0), planner="mcts")]
+    assert "oracle" in evaluated(run, searches=only_mcts).planners
+
+
+def test_without_best_of_n_and_sampling_there_is_no_ceiling(run):
+    metrics = evaluated(run, searches=[search(TASKS[0], (SOLVED, 1.0), planner="mcts")])
+    assert list(metrics.planners) == ["mcts"]
+    assert (metrics.planners["mcts"].gap_closed, metrics.planners["mcts"].difference_to_sampling) == (None, None)
+
+
+def test_a_budgeted_best_of_n_serves_where_there_is_no_other(run):
+    searches = [search(TASKS[0], (SOLVED, 1.0), (UNSOLVED, 0.0), planner="best_of_n(max_calls=9, n=2)")]
+    metrics = evaluated(run, searches=searches)
+    assert list(metrics.planners) == ["sampling", "best_of_n(max_calls=9, n=2)", "oracle"]
+    assert metrics.gap_closed.mean == 1
+
+
+def test_steps_and_reported_metrics_are_averaged_over_the_answers_that_have_them(run):
+    long = search(TASKS[0], (SOLVED, 1.0))
+    candidate = long.candidates[0]
+    sold = candidate.trajectory.model_copy(update={"metrics": {"price": 8.0}})
+    long = long.model_copy(update={"candidates": (candidate.model_copy(update={"trajectory": sold}),)})
+    failed = search(TASKS[2], (FAILED, None))
+    planners = evaluated(run, searches=[long, search(TASKS[1], (UNSOLVED, 1.0), (SOLVED, 0.0)), failed]).planners
+    assert planners["best_of_n"].answer_metrics == {"price": 8.0, "steps": 2.0}
+
+
+def test_setbacks_are_counted_as_failures_of_their_planner_and_as_no_trajectory(run):
+    result = search(TASKS[0], (SOLVED, 1.0), planner="reflexion").model_copy(update={"setbacks": (BROKEN, BROKEN)})
+    metrics = evaluated(run, searches=[result])
+    assert [(failure.where, failure.count) for failure in metrics.failures] == [("reflexion", 2)]
+    assert metrics.planners["reflexion"].failed_candidates == 0
 
 
 def test_a_planner_that_shares_no_task_with_sampling_is_not_compared(run):

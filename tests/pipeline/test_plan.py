@@ -2,16 +2,18 @@ import pytest
 
 from armap.envs import toy
 from armap.envs.toy import Toy
-from armap.errors import BudgetError, LLMError, RewardModelError
+from armap.errors import BudgetError, ConfigError, LLMError, RewardModelError
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.plan import plan
+from armap.pipeline.plan import PLANNERS as PLANNERS_BY_NAME
+from armap.pipeline.plan import label, make_planner, plan
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
+from armap.planners.mcts import MCTS
 from armap.planners.sampling import Sampling
 from armap.policy import PromptedPolicy
 from armap.store import Ledger, RunFolder
-from armap.types import Budget, SamplingParams, SearchResult, Task, Usage
+from armap.types import Budget, SamplingParams, SearchBudget, SearchResult, Task, Usage
 from armap.world import LiveWorld
 
 from .records import LikesShortOnes
@@ -160,3 +162,65 @@ async def test_a_spent_budget_keeps_what_is_finished_and_more_of_it_gives_what_a
     undisturbed = decisions(await run_plan(tmp_path / "b"))
     assert 0 < len(kept) < len(undisturbed)
     assert decisions(await run_plan(tmp_path / "a")) == undisturbed
+
+
+# Planners by name
+
+
+@pytest.mark.parametrize("name", PLANNERS_BY_NAME)
+@pytest.mark.parametrize("n", [1, 10, 37])
+def test_a_planner_of_usual_settings_has_its_plain_name_however_many_trajectories_it_tries(name, n):
+    planner = make_planner(name, n, {}, SearchBudget())
+    assert label(planner) == name
+    assert label(type(planner).model_validate_json(planner.model_dump_json())) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "budget", "expected"),
+    [
+        ("mcts", {"leaf": "both"}, {}, "mcts(leaf=both, n=7)"),
+        ("mcts", {"widening": "none", "greedy_rollouts": "true"}, {},
+         "mcts(greedy_rollouts=true, widening=none, n=7)"),
+        ("mcts_paper", {"discount": "1"}, {}, "mcts_paper(discount=1.0, n=7)"),
+        ("mcts", {"num_simulations": "12"}, {}, "mcts"),
+        ("best_of_n", {}, {"max_calls": 50}, "best_of_n(max_calls=50, n=7)"),
+        ("greedy", {}, {"max_seconds": 2}, "greedy(max_seconds=2.0)"),
+        ("reflexion_paper", {"answer": "first"}, {}, "reflexion_paper(answer=first, n=7)"),
+        ("reflexion", {"answer": "last", "greedy": "yes"}, {}, "reflexion_paper(memory=3, n=7)"),
+    ],
+)  # fmt: skip
+def test_other_settings_are_part_of_the_name_told_from_the_planner_that_differs_least(name, settings, budget, expected):
+    assert label(make_planner(name, 7, settings, SearchBudget(**budget))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("oracle", {}, "There is no planner 'oracle'; choose from: greedy, sampling, best_of_n, reflexion"),
+        ("mcts", {"depth": "3"}, "mcts has no setting 'depth'; it has: num_simulations, proposals"),
+        ("mcts", {"name": "beam"}, "mcts has no setting 'name'"),
+        ("greedy", {"n": "2"}, "greedy has no setting 'n'; it has: none"),
+        ("mcts", {"exploration": "much"}, "mcts.exploration: .* not 'much'"),
+        ("mcts", {"exploration": "none"}, "mcts.exploration: "),
+        ("mcts", {"wave": "0"}, "mcts.wave: .* not '0'"),
+        ("reflexion", {"threshold": "7.25"}, "reflexion.threshold: "),
+    ],
+)
+def test_a_planner_setting_or_value_that_does_not_exist_is_one_sentence(name, settings, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_planner(name, 7, settings, SearchBudget())
+    assert "\n" not in str(caught.value)
+
+
+async def test_two_settings_of_one_planner_stand_side_by_side(tmp_path):
+    two = [MCTS(num_simulations=3), MCTS(num_simulations=3, leaf="both")]
+    found = await run_plan(tmp_path, planners=two)
+    assert {name for _, name in found} == {"mcts", "mcts(leaf=both, n=3)"}
+    assert len(found) == 2 * len(TASKS)
+    assert await run_plan(tmp_path, planners=two[::-1], llm=ScriptedLLM.replaying([])) == found
+
+
+async def test_what_fails_before_it_begins_carries_the_label_too(tmp_path):
+    nowhere = Task(id="nowhere", env="toy", instruction="Leave.", config={"shelf": 1, "wanted": "moon"})
+    found = await run_plan(tmp_path, tasks=[nowhere], planners=[MCTS(leaf="value")])
+    assert [*found] == [("nowhere", "mcts(leaf=value, n=10)")]

@@ -10,6 +10,7 @@ from rich.console import Console
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.evaluate import evaluate
 from armap.pipeline.report import metrics_table, write_report
+from armap.pipeline.sweep import sweep
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.store import RunFolder
@@ -20,6 +21,7 @@ from armap.types import (
     Metrics,
     Record,
     SearchResult,
+    SearchTree,
     Step,
     Task,
     TaskFailure,
@@ -311,8 +313,8 @@ async def test_the_terminal_shows_failures_first_and_fits_80_columns(run):
     assert lines[0].strip() == "Failures: 1 × EnvError in collect, 1 × EnvError in best_of_n."
     shown = "\n".join(lines)
     best = next(line for line in lines if "Best-of-N" in line)
-    assert "1 of 6" in best
     assert "50.0 %" in best
+    assert "failed: 1 of 6" in lines[lines.index(best) + 1]
     assert max(map(len, lines)) <= 80
     for label in ("Greedy", "Sampling", "Oracle", "Gap closed", "Pair accuracy"):
         assert label in shown
@@ -323,3 +325,57 @@ async def test_the_terminal_says_when_nothing_failed(run):
     for record in await really_search(ScriptedLLM(), TASKS[:4], BestOfN(n=3)):
         run.append("searches", record)
     assert "No failures." in terminal(evaluate(run))
+
+
+def test_several_planners_stand_side_by_side_each_with_its_settings_and_what_it_gains(run):
+    names = (
+        "greedy",
+        "best_of_n",
+        "mcts",
+        "mcts(leaf=both, wave=1, n=30)",
+        "mcts_paper",
+        "reflexion(memory=none, n=9)",
+    )
+    searches = [search(task, (i % 2 == 0, 1.0), planner=name) for i, task in enumerate(TASKS[:6]) for name in names]
+    for record in searches:
+        run.append("searches", record)
+    metrics = evaluate(run)
+    lines = terminal(metrics).splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join("\n".join(lines).split())
+    assert "Over Best-of-N" in shown
+    page = Page(write_report(run).read_text(encoding="utf-8")).text
+    for label in ("Greedy", "MCTS (leaf=both, wave=1, n=30)", "MCTS, paper", "Reflexion (memory=none, n=9)"):
+        assert label in page
+    for heading in ("Over sampling", "Over greedy", "Over Best-of-N", "Trajectories"):
+        assert heading in page
+
+
+def test_the_search_tree_of_one_task_can_be_read(run):
+    tree = SearchTree(
+        parents=(-1, 0),
+        actions=("", HOSTILE),
+        priors=(1.0, 1.0),
+        visits=(2, 2),
+        values=(0.25, 0.25),
+        scores=(None, None),
+    )
+    searches = [search(task, (True, 1.0), planner="mcts").model_copy(update={"tree": tree}) for task in TASKS[:3]]
+    page = reported(run, searches=searches)
+    assert "Search trees" in page.text
+    assert page.text.count("the start") == 1
+    assert not page.named("img")
+
+
+def test_sweeps_are_drawn_with_a_table_and_a_chart_for_each_quantity(run):
+    run.append("searches", search(TASKS[0], (True, 1.0), (False, 0.5)))
+    sweep(run, "score - W*steps", [0, 1, 2])
+    page = reported(run)
+    assert "score - W*steps" in page.text
+    charts = [
+        chart["aria-label"] for chart in page.named("svg") if "against the weight" in (chart.get("aria-label") or "")
+    ]
+    assert charts == [
+        "environment reward against the weight in score - W*steps",
+        "steps against the weight in score - W*steps",
+    ]

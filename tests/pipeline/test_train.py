@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from armap.errors import ConfigError
 from armap.pipeline.train import split_pairs, train
+from armap.rewards.calibration import fit_calibration
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.linear import LinearRewardModel
 from armap.store import RunFolder
-from armap.types import HeldoutScore, PreferencePair, TrainingPoint
+from armap.types import Calibration, HeldoutScore, PreferencePair, TrainingPoint
 from rewards.toy_pairs import toy_pairs
 
 PAIRS = toy_pairs(60, 0)
@@ -128,11 +129,17 @@ async def test_a_kill_before_the_last_rename_leaves_no_half_model(tmp_path):
     (tmp_path / ".reward_model.draft" / "left_over").write_bytes(b"")
     with run_folder(tmp_path) as run:
         await run_train(run)
-    assert sorted(path.name for path in (tmp_path / "reward_model").iterdir()) == [
-        "README.md",
-        "calibration.json",
-        "linear.npy",
-    ]
+    there = sorted(path.name for path in (tmp_path / "reward_model").iterdir())
+    assert there == ["README.md", "calibration.json", "linear.npy"]
+
+
+async def test_what_scores_mean_is_fitted_to_the_held_out_pairs_and_stands_beside_the_model(tmp_path):
+    with run_folder(tmp_path) as run:
+        await run_train(run)
+        scored = run.read("heldout", HeldoutScore)
+    calibration = Calibration.model_validate_json((tmp_path / "reward_model" / "calibration.json").read_bytes())
+    assert calibration == fit_calibration(scored)
+    assert calibration.pairs == len(scored)
 
 
 async def test_the_model_card_is_front_matter_and_text_with_the_numbers_of_this_run(tmp_path):

@@ -7,7 +7,7 @@ from armap.envs import toy
 from armap.envs.toy import Toy
 from armap.errors import EnvError, RewardModelError
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.evaluate import bootstrap_ratio
+from armap.pipeline.intervals import bootstrap_ratio
 from armap.pipeline.outcomes import paid
 from armap.planners.best_of_n import BestOfN
 from armap.planners.sampling import Sampling

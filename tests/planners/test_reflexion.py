@@ -116,9 +116,9 @@ async def test_nobody_is_asked_for_a_reflection_that_nobody_would_read():
 async def test_a_policy_that_cannot_reflect_goes_on_without_and_that_is_recorded():
     thinker = Thinker(mute=True)
     result = await reflect(Reflexion(trials=3), Scores(-3, -1, -2), thinker)
-    assert [candidate.score for candidate in result.candidates] == [-3, None, -1, None, -2]
-    assert result.candidates[1].trajectory.failure.message == "no idea"
-    assert (result.answer, result.failure) == (2, None)
+    assert [candidate.score for candidate in result.candidates] == [-3, -1, -2]
+    assert [(failure.kind, failure.message) for failure in result.setbacks] == [("LLMError", "no idea")] * 2
+    assert (result.answer, result.failure) == (1, None)
     assert not any("earlier attempt" in talk[1] for talk in thinker.attempts)
 
 

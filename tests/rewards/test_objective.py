@@ -56,8 +56,8 @@ def test_a_value_is_the_score_and_the_weighted_metrics_and_steps_are_counted_not
 @pytest.mark.parametrize(
     "text",
     ["", " ", "score score", "score +", "score - - steps", "score*2", "2 steps", "score - steps/0",
-     "score - steps - steps", "__import__('os')", "score ** 2",
-     "(score)", "score - 1e3*steps", "score; steps", "Score", "score\n- é"],
+     "score - steps - steps", "__import__('os')", "score ** 2", "(score)", "score - 1e3*steps", "score; steps",
+     "Score", "score\n- é"],
 )  # fmt: skip
 def test_what_is_no_objective_is_refused_in_one_sentence_with_an_example(text):
     with pytest.raises(ConfigError, match=r"The objective .*; write for example: score - 0\.5\*steps - price/50\.$"):
@@ -83,3 +83,10 @@ async def test_a_value_that_is_no_number_is_an_error():
     judged = ObjectiveRewardModel(Constant(1e308), Objective.parse("1000000*score"))
     with pytest.raises(RewardModelError, match=r"1000000\*score gives trajectory"):
         await judged.score([SOLD])
+
+
+def test_metrics_nobody_reports_are_named_and_steps_need_no_report():
+    objective = Objective.parse("score - steps - 0.1*price + speed")
+    assert objective.unknown({"price"}) == ["speed"]
+    assert objective.unknown(()) == ["price", "speed"]
+    assert Objective.parse("score").unknown(()) == []

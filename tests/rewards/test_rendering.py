@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.rewards.rendering import CLOSING_QUESTION, open_image, pieces, render, renderings
+from armap.rewards.rendering import CLOSING_QUESTION, Limits, open_image, pieces, render, renderings
 from armap.types import Action, ImageRef, Observation, Step, Task, Trajectory
 
 from .toy_pairs import random_play, toy_pairs, toy_trajectories
@@ -84,13 +84,29 @@ def test_shorter_renderings_lose_earlier_observations_only():
     long = trajectory().model_copy(update={"steps": steps})
     texts = ["".join(pieces) for pieces in renderings(long, max_images=0)]
     assert texts[0] == render(long)
-    assert [len(text) for text in texts] == sorted((len(text) for text in texts), reverse=True)
+    assert [len(text) for text in texts[:-3]] == sorted((len(text) for text in texts[:-3]), reverse=True)
     for text in texts:
         lines = text.splitlines()
-        assert lines[0] == "Task: Do it."
-        assert [line for line in lines if line.startswith("Action")] == [f"Action: do {i}" for i in range(3)]
-        assert lines[-4:] == [steps[2].observation.text, "Action: do 2", "Done.", CLOSING_QUESTION]
-    assert texts[-1].splitlines()[1] == "..."
+        assert (lines[0], lines[-1]) == ("Task: Do it.", CLOSING_QUESTION)
+    with_all_steps = [text for text in texts if "left out" not in text]
+    for text in with_all_steps:
+        assert [line for line in text.splitlines() if line.startswith("Action")] == [
+            f"Action: do {i}" for i in range(3)
+        ]
+    a_third = len(with_all_steps) // 3
+    assert all(text.splitlines()[5] == steps[2].observation.text for text in with_all_steps[:a_third])
+    assert all(text.splitlines()[1::2] == ["...", "...", "...", "Done."] for text in with_all_steps[2 * a_third :][:4])
+    assert with_all_steps[-1].splitlines()[1::2] == ["...", "...", "...", "..."]
+
+
+def test_the_earliest_steps_are_left_out_where_nothing_else_helps_and_a_line_says_how_many():
+    steps = tuple(Step(observation=Observation(text="seen"), action=Action(text=f"do {i}")) for i in range(5))
+    *_, two_left, one_left, none_left = renderings(trajectory().model_copy(update={"steps": steps}), max_images=0)
+    assert two_left == (
+        f"Task: Do it.\n(steps left out: 3)\n...\nAction: do 3\n...\nAction: do 4\n...\n{CLOSING_QUESTION}",
+    )
+    assert one_left == (f"Task: Do it.\n(steps left out: 4)\n...\nAction: do 4\n...\n{CLOSING_QUESTION}",)
+    assert none_left == (f"Task: Do it.\n(steps left out: 5)\n...\n{CLOSING_QUESTION}",)
 
 
 # Pictures
@@ -111,7 +127,7 @@ def pictured(*there: bool) -> tuple[Trajectory, list[ImageRef]]:
 
 def test_a_picture_is_a_line_of_its_own_before_the_text_of_its_observation():
     shown, (first, last) = pictured(True, False, True)
-    assert pieces(shown, max_images=None) == (
+    assert pieces(shown) == (
         "Task: Do it.\n",
         first,
         "\nSeen 0.\nAction: do 0\nSeen 1.\nAction: do 1\n",
@@ -123,11 +139,11 @@ def test_a_picture_is_a_line_of_its_own_before_the_text_of_its_observation():
 @given(st.lists(st.booleans(), min_size=1, max_size=6), st.none() | st.integers(0, 7))
 def test_the_last_pictures_are_kept_and_the_words_are_those_without_pictures(there, most):
     shown, images = pictured(*there)
-    found = pieces(shown, max_images=most)
+    found = pieces(shown, Limits(images=most))
     kept = images if most is None else images[max(0, len(images) - most) :]
     assert [piece for piece in found if isinstance(piece, ImageRef)] == kept
     words = "".join("" if isinstance(piece, ImageRef) else piece for piece in found)
-    assert words.replace("\n\n", "\n") == render(shown) == "".join(pieces(shown, max_images=0))
+    assert words.replace("\n\n", "\n") == render(shown) == "".join(pieces(shown, Limits(images=0)))
     assert not any(isinstance(one, str) and isinstance(other, str) for one, other in itertools.pairwise(found))
 
 
@@ -136,7 +152,7 @@ def test_shorter_renderings_lose_pictures_after_words_the_earliest_first():
     counts = [sum(isinstance(piece, ImageRef) for piece in found) for found in renderings(shown, max_images=2)]
     assert counts == sorted(counts, reverse=True)
     assert (counts[0], counts[-1]) == (2, 0)
-    *_, one_left, _ = renderings(shown, max_images=2)
+    *_, one_left = (found for found in renderings(shown, max_images=2) if len(found) > 1)
     assert images[-1] in one_left
 
 

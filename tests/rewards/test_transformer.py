@@ -206,7 +206,7 @@ def test_trajectories_that_fill_an_encoder_are_shortened_to_what_it_reads(tmp_pa
     long = trajectory.model_copy(update={"steps": (first, *trajectory.steps)})
     model = TransformerRewardModel.from_backbone(make_tiny_encoder(tmp_path, max_positions=128))
     assert len(model.token_ids(long)) <= 128
-    assert model.shortened == 1
+    assert model.reader.shortened == 1
     assert len(model.score_blocking([long, trajectory])) == 2
 
 
@@ -399,5 +399,5 @@ async def test_a_long_trajectory_is_shortened_to_the_limit_it_was_made_with_and_
     for one in (model, again):
         assert len(one.token_ids(long)) <= 400
         assert len(one.token_ids(trajectory)) <= 400
-        assert (one.read, one.shortened) == (2, 1)
+        assert (one.reader.count, one.reader.shortened) == (2, 1)
     assert await model.score([long]) == pytest.approx(await again.score([long]), abs=1e-6)

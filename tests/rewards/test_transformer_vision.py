@@ -97,7 +97,7 @@ class Plain:
         self._folder = folder
 
     def inputs(self, trajectory: Trajectory) -> dict[str, "torch.Tensor"]:
-        there = pieces(trajectory, max_images=None)
+        there = pieces(trajectory)
         text = "".join(piece if isinstance(piece, str) else self._marker for piece in there)
         names = [piece for piece in there if isinstance(piece, ImageRef)]
         images = [Image.open(io.BytesIO(self._folder.read(name))).convert("RGB") for name in names]
@@ -184,7 +184,7 @@ def test_a_picture_is_looked_at_once_however_often_it_is_shown(model, trajectori
     eyes.register_forward_hook(lambda *_: looks.append(1))
     for _ in range(2):
         model.score_blocking(trajectories)
-    shown = {piece for one in trajectories for piece in pieces(one, max_images=None) if isinstance(piece, ImageRef)}
+    shown = {piece for one in trajectories for piece in pieces(one) if isinstance(piece, ImageRef)}
     assert len(looks) == len(shown) == 4
 
 
@@ -196,7 +196,7 @@ def test_of_too_many_pictures_the_last_are_read_and_the_others_counted(backbone,
     longest = max(trajectories, key=lambda one: len(one.steps))
     read = model.reader.read(longest)
     assert list(read.images.values()) == [longest.final_observation.image]
-    there = sum(isinstance(piece, ImageRef) for piece in pieces(longest, max_images=None))
+    there = sum(isinstance(piece, ImageRef) for piece in pieces(longest))
     assert (model.reader.images, model.reader.images_left_out) == (1, there - 1)
     assert f"{there - 1} of {there} pictures" in " ".join(model.reader.remarks())
 
@@ -217,7 +217,7 @@ def test_a_long_trajectory_loses_words_before_pictures_and_its_last_picture_last
         except RewardModelError:
             break
         assert len(read.tokens) <= limit
-        assert model.shortened == (limit < whole)
+        assert model.reader.shortened == (limit < whole)
         images.append(model.reader.images)
     assert images == sorted(images, reverse=True)
     assert images[0] == images[20] >= 2

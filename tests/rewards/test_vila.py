@@ -87,7 +87,7 @@ def reference(checkpoint: Path, images: ImageFolder, trajectory: Trajectory, hea
     embedded = weights["model.embed_tokens.weight"]
     model = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint / "llm" / "tokenizer.model"))
     parts = [embedded[[1]]]
-    for piece in rendering.pieces(trajectory, max_images=None):
+    for piece in rendering.pieces(trajectory):
         if isinstance(piece, str):
             parts.append(embedded[model.encode(piece)])
         else:
@@ -323,7 +323,7 @@ def test_no_trajectory_is_longer_than_vila_reads_and_what_is_shortened_is_counte
         )
     shortened = longer.model_copy(update={"steps": (longer.steps[0], *whole.steps)})
     assert len(model.token_ids(shortened)) <= 160
-    assert (model.read, model.shortened) == (2, 1)
+    assert (model.reader.count, model.reader.shortened) == (2, 1)
 
 
 # What is refused

@@ -103,16 +103,17 @@ async def test_long_trajectories_are_shortened_as_they_are_here(remote, local):
     (one,) = toy_trajectories(1, 0)
     first = one.steps[0].model_copy(update={"observation": Observation(text="red cube " * 200)})
     long = [one.model_copy(update={"steps": (first,) * n + one.steps}) for n in (1, 2, 5)]
-    shortened = local.shortened
+    shortened = local.reader.shortened
     here = await local.score(long)
-    assert local.shortened == shortened + 3
+    assert local.reader.shortened == shortened + 3
     assert await remote.score(long) == pytest.approx(here, abs=1e-5)
 
 
 async def test_what_cannot_be_shortened_enough_is_an_error(remote):
     (one,) = toy_trajectories(1, 0)
+    long = one.model_copy(update={"task": one.task.model_copy(update={"instruction": "red " * 300})})
     with pytest.raises(RewardModelError, match="longer than the reward model can read"):
-        await remote.score([one.model_copy(update={"final_observation": Observation(text="red " * 300)})])
+        await remote.score([long])
 
 
 async def test_texts_are_scored_as_transformers_alone_would(client, folder):

@@ -8,9 +8,8 @@ from math import comb
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
-from armap.pipeline.outcomes import ROUNDING, is_solved, paid
+from armap.pipeline.intervals import bootstrap_ratio, mean
+from armap.pipeline.outcomes import first_of_kind, is_solved, kind, mean_metrics, paid
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import (
     Candidate,
@@ -31,12 +30,6 @@ from armap.types import (
     Trajectory,
 )
 
-_RESAMPLES = 10_000
-_RESAMPLES_AT_ONCE = 1_000
-"""Keeps the drawn indices of some thousand tasks within some ten megabytes."""
-_SEED = 20250218
-"""Any fixed number will do: with it the same run folder always gives the same intervals."""
-
 _Searches = Mapping[str, SearchResult]
 """One planner's searches by task id."""
 
@@ -51,12 +44,14 @@ def evaluate(run: RunFolder) -> Metrics:
     """
     planners = _by_planner(run.read("searches", SearchResult))
     collected = run.read("trajectories", Trajectory)
-    best_of_n = planners.get("best_of_n", {})
+    best = first_of_kind(planners, "best_of_n")
+    best_of_n = planners[best] if best else {}
     rows = _rows(planners)
+    measured = {name: _planner_metrics(name, rows) for name in rows}
     metrics = Metrics(
         failures=_failures(run.read("failures", TaskFailure), collected, planners),
-        planners={name: _planner_metrics(row, rows.get("sampling")) for name, row in rows.items()},
-        gap_closed=_gap_closed(rows) if best_of_n else None,
+        planners=measured,
+        gap_closed=measured[best].gap_closed if best else None,
         success_by_n=success_by_n(best_of_n.values()),
         reward_model=_reward_model_metrics(run.read("heldout", HeldoutScore), best_of_n),
         policy=_policy_metrics(run.read("completions", LedgerEntry), collected, planners),
@@ -65,36 +60,6 @@ def evaluate(run: RunFolder) -> Metrics:
     )
     run.write_json("metrics", metrics)
     return metrics
-
-
-def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval | None:
-    """Estimate a ratio of two sums over tasks, with its 95 % percentile bootstrap interval.
-
-    Whole tasks are resampled, so whatever a task contributed to the sums stays together. Denominators of 1 give a
-    mean. Resamples whose denominators add up to zero say nothing and are left out.
-
-    Args:
-        numerators: `[T]` what each task adds above the line.
-        denominators: `[T]` what each task adds below it, in the same order.
-
-    Returns:
-        The interval, the same for the same arguments; None if the denominators add up to zero.
-
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
-    """
-    parts = np.array([numerators, denominators], dtype=np.float64)
-    top, bottom = parts.sum(axis=1)
-    if abs(bottom) < ROUNDING:
-        return None
-    rng = np.random.default_rng(_SEED)
-    ratios = []
-    for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE):
-        drawn = rng.integers(parts.shape[1], size=(_RESAMPLES_AT_ONCE, parts.shape[1]))
-        tops, bottoms = parts[0][drawn].sum(axis=1), parts[1][drawn].sum(axis=1)
-        usable = np.abs(bottoms) >= ROUNDING
-        ratios.append(tops[usable] / bottoms[usable])
-    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
-    return Interval(mean=float(top / bottom), low=float(low), high=float(high))
 
 
 def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
@@ -148,10 +113,6 @@ def _mean_reward(candidates: Sequence[Candidate]) -> float:
     return fmean(map(paid, candidates)) if candidates else 0.0
 
 
-def _answer_reward(result: SearchResult) -> float:
-    return 0.0 if result.answer is None else paid(result.candidates[result.answer])
-
-
 def _by_planner(results: Iterable[SearchResult]) -> Mapping[str, _Searches]:
     """Group searches by planner, each group ordered by task so that intervals do not depend on who finished first."""
     planners: dict[str, dict[str, SearchResult]] = {}
@@ -161,37 +122,43 @@ def _by_planner(results: Iterable[SearchResult]) -> Mapping[str, _Searches]:
 
 
 class _Row(NamedTuple):
-    """Success per task, and the searches it is read off."""
+    """The candidates that a way of planning chose for each task, and the searches they are read off."""
 
     planner: str
     searches: _Searches
-    success: dict[str, float]
+    chosen: Mapping[str, Sequence[Candidate]]
+
+    @property
+    def success(self) -> dict[str, float]:
+        """What the environment paid, by task; several candidates of a task count as one at random."""
+        return {task: _mean_reward(candidates) for task, candidates in self.chosen.items()}
 
 
 def _rows(planners: Mapping[str, _Searches]) -> dict[str, _Row]:
     """Return what to report, in the order in which to show it."""
-    answers = {
-        name: _Row(name, searches, {task: _answer_reward(result) for task, result in searches.items()})
+    rows = {
+        name: _Row(name, searches, {task: _chosen(name, result) for task, result in searches.items()})
         for name, searches in planners.items()
         if name != "sampling"
     }
-    source = "best_of_n" if "best_of_n" in planners else "sampling"
-    if source not in planners:
-        return answers
+    source = first_of_kind(planners, "best_of_n") or first_of_kind(planners, "sampling")
+    if source is None:
+        return rows
     searches = planners[source]
-    candidates = {task: result.candidates for task, result in searches.items()}
-    greedy = {name: answers.pop(name) for name in ("greedy",) if name in answers}
-    return {
-        **greedy,
-        "sampling": _Row(source, searches, {task: _mean_reward(drawn) for task, drawn in candidates.items()}),
-        **answers,
-        "oracle": _Row(
-            source, searches, {task: max(map(paid, drawn), default=0.0) for task, drawn in candidates.items()}
-        ),
-    }
+    drawn = {task: result.candidates for task, result in searches.items()}
+    best = {task: [max(candidates, key=paid)] if candidates else [] for task, candidates in drawn.items()}
+    greedy = {name: rows.pop(name) for name in [*rows] if kind(name) == "greedy"}
+    return {**greedy, "sampling": _Row(source, searches, drawn), **rows, "oracle": _Row(source, searches, best)}
 
 
-def _planner_metrics(row: _Row, sampling: _Row | None) -> PlannerMetrics:
+def _chosen(name: str, result: SearchResult) -> Sequence[Candidate]:
+    if kind(name) == "sampling":
+        return result.candidates
+    return [] if result.answer is None else [result.candidates[result.answer]]
+
+
+def _planner_metrics(name: str, rows: Mapping[str, _Row]) -> PlannerMetrics:
+    row, success = rows[name], rows[name].success
     results = list(row.searches.values())
     return PlannerMetrics(
         searches=row.planner,
@@ -200,10 +167,13 @@ def _planner_metrics(row: _Row, sampling: _Row | None) -> PlannerMetrics:
         failed_candidates=sum(
             candidate.trajectory.failure is not None for result in results for candidate in result.candidates
         ),
-        success=_mean(row.success.values()),
-        difference_to_sampling=(
-            None if sampling is None or row is sampling else _difference(row.success, sampling.success)
-        ),
+        success=mean(success.values()),
+        difference_to_sampling=_difference(name, rows, "sampling"),
+        difference_to_greedy=_difference(name, rows, "greedy"),
+        difference_to_best_of_n=_difference(name, rows, "best_of_n"),
+        gap_closed=_gap_closed(name, rows),
+        answer_metrics=mean_metrics(row.chosen.values()),
+        trajectories=fmean(len(result.candidates) for result in results),
         calls=fmean(result.usage.calls for result in results),
         prompt_tokens=fmean(result.usage.prompt_tokens for result in results),
         completion_tokens=fmean(result.usage.completion_tokens for result in results),
@@ -214,25 +184,25 @@ def _planner_metrics(row: _Row, sampling: _Row | None) -> PlannerMetrics:
     )
 
 
-def _mean(values: Iterable[float]) -> Interval:
-    """Return the mean over one or more tasks."""
-    values = list(values)
-    mean = bootstrap_ratio(values, [1.0] * len(values))
-    assert mean is not None
-    return mean
+def _difference(name: str, rows: Mapping[str, _Row], other: str) -> Interval | None:
+    """Return by how much a planner does better than another one, over the tasks both tried."""
+    against = first_of_kind(rows, other)
+    if against is None or against == name:
+        return None
+    success, others = rows[name].success, rows[against].success
+    differences = [success[task] - others[task] for task in success if task in others]
+    return mean(differences) if differences else None
 
 
-def _difference(success: Mapping[str, float], other: Mapping[str, float]) -> Interval | None:
-    differences = [success[task] - other[task] for task in success if task in other]
-    return _mean(differences) if differences else None
-
-
-def _gap_closed(rows: Mapping[str, _Row]) -> Interval | None:
-    sampling = rows["sampling"].success
-    gained, possible = (
-        [rows[name].success[task] - sampling[task] for task in sampling] for name in ("best_of_n", "oracle")
+def _gap_closed(name: str, rows: Mapping[str, _Row]) -> Interval | None:
+    """Return what share of the way from sampling to oracle a planner goes, over the tasks all three tried."""
+    if "oracle" not in rows or kind(name) in ("greedy", "sampling", "oracle"):
+        return None
+    success, sampling, oracle = (rows[of].success for of in (name, "sampling", "oracle"))
+    shared = [task for task in success if task in sampling]
+    return bootstrap_ratio(
+        [success[task] - sampling[task] for task in shared], [oracle[task] - sampling[task] for task in shared]
     )
-    return bootstrap_ratio(gained, possible)
 
 
 def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches) -> RewardModelMetrics:
@@ -246,7 +216,7 @@ def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches)
             for origin in sorted({pair.origin for pair in heldout})
             if (accuracy := _pairwise_accuracy([pair for pair in heldout if pair.origin == origin]))
         },
-        candidate_auc=_mean(aucs) if aucs else None,
+        candidate_auc=mean(aucs) if aucs else None,
         candidate_auc_tasks=len(aucs),
     )
 
@@ -337,7 +307,7 @@ def _failures(
         for result in searches.values():
             # A search whose every candidate failed repeats the failure of one of them.
             found = [candidate.trajectory.failure for candidate in result.candidates] or [result.failure]
-            failures += [(name, failure) for failure in found]
+            failures += [(name, failure) for failure in (*found, *result.setbacks)]
     groups: dict[tuple[str, str], list[Failure]] = {}
     for where, failure in failures:
         if failure is not None:

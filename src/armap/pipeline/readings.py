@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from armap.pipeline.charts import element
-from armap.pipeline.outcomes import is_solved, paid
+from armap.pipeline.outcomes import is_solved, kind, paid
 from armap.types import Candidate, SearchResult, Step
 
 
@@ -26,7 +26,9 @@ def readings(searches: Sequence[SearchResult]) -> Iterator[Element]:
     candidate, and to one that no candidate solved: the first of each by task id, as far as there are any. They come
     from Best-of-N or, where it was not run, from the first planner by name.
     """
-    planner = min({result.planner for result in searches}, key=lambda name: (name != "best_of_n", name), default=None)
+    planner = min(
+        {result.planner for result in searches}, key=lambda name: (kind(name) != "best_of_n", name), default=None
+    )
     found = sorted((result for result in searches if result.planner == planner), key=lambda result: result.task.id)
     chosen = list(_choose(found))
     if chosen:

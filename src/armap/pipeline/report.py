@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
 from string import Template
 from xml.etree.ElementTree import Element, tostring
 
@@ -14,23 +13,27 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from armap.pipeline.charts import (
-    Axis,
-    Series,
-    count_bar,
-    element,
-    histogram,
-    interval_mark,
-    line_chart,
-    linear_axis,
-)
-from armap.pipeline.outcomes import is_solved
+from armap.pipeline.charts import count_bar, element, interval_mark
+from armap.pipeline.figures import figures
+from armap.pipeline.outcomes import first_of_kind
+from armap.pipeline.outline import outlines
 from armap.pipeline.readings import readings
+from armap.pipeline.tradeoff import tradeoffs
 from armap.store import RunFolder
-from armap.types import Interval, Metrics, PlannerMetrics, SearchResult, SuccessAtN, TrainingPoint
+from armap.types import Interval, Metrics, PlannerMetrics, SearchResult, Sweeps, TrainingPoint
 
 _NONE = "–"
-_LABELS = {"greedy": "Greedy", "sampling": "Sampling", "best_of_n": "Best-of-N", "oracle": "Oracle (ceiling)"}
+_LABELS = {
+    "greedy": "Greedy",
+    "sampling": "Sampling",
+    "best_of_n": "Best-of-N",
+    "reflexion": "Reflexion",
+    "beam": "Beam",
+    "mcts": "MCTS",
+    "reflexion_paper": "Reflexion, paper",
+    "mcts_paper": "MCTS, paper",
+    "oracle": "Oracle (ceiling)",
+}
 
 
 def write_report(run: RunFolder) -> Path:
@@ -49,9 +52,11 @@ def write_report(run: RunFolder) -> Path:
     if metrics:
         sections += [_failures(metrics), *_results(metrics)]
     sections += [
-        *_figures(metrics, training, searches),
+        *figures(metrics, training, searches),
+        *tradeoffs(run.read_json("sweeps", Sweeps)),
         *(_details(metrics) if metrics else ()),
         *readings(searches),
+        *outlines(searches),
         _settings(run),
     ]
     template = Template((files("armap.pipeline") / "report_template.html").read_text(encoding="utf-8"))
@@ -67,24 +72,54 @@ def write_report(run: RunFolder) -> Path:
 
 def metrics_table(metrics: Metrics) -> Table:
     """Return what matters most of a run as a table for the terminal, 80 characters wide."""
+    baseline = _better_baseline(metrics)
     table = Table(
         title=Text(_failure_summary(metrics)),
         title_justify="left",
-        caption="Below estimates: 95 % intervals. Gain: over sampling. Oracle: the ceiling.",
+        caption="Below estimates: 95 % intervals. Gains are in points, paired by task. Oracle: the ceiling.",
         caption_justify="left",
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
     )
-    for number, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="right" if number else "left")
+    gains = {"difference_to_greedy" if baseline == "greedy" else "difference_to_sampling": f"Over {baseline}"}
+    if any(_is_further(name) for name in metrics.planners):
+        gains["difference_to_best_of_n"] = "Over Best-of-N"
+    for number, heading in enumerate(("Planner", "Success", *gains.values(), "Calls\nTokens", "Seconds")):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=bool(number))
     for name, planner in metrics.planners.items():
-        table.add_row(*map(Text, (_label(name).removesuffix(" (ceiling)"), *_cells(planner))))
+        failed = f"failed: {planner.failed} of {planner.tasks}" if planner.failed else ""
+        table.add_row(
+            Text("\n".join(filter(None, (_short(name), failed)))),
+            Text(_share(planner.success)),
+            *(Text(_difference(getattr(planner, gain))) for gain in gains),
+            Text(f"{planner.calls:,.1f}\n{_tokens(planner)}"),
+            Text(f"{planner.seconds:,.1f}"),
+        )
     table.add_section()
     accuracy = metrics.reward_model.pairwise_accuracy
     for label, interval in (("Gap closed", metrics.gap_closed), ("Pair accuracy", accuracy)):
-        table.add_row(label, "", _share(interval))
+        table.add_row(label, _share(interval))
     return table
+
+
+def _better_baseline(metrics: Metrics) -> str:
+    """Return which of greedy and sampling succeeds more often."""
+    there = [name for name in ("sampling", "greedy") if name in metrics.planners]
+    return max(there, key=lambda name: metrics.planners[name].success.mean, default="sampling")
+
+
+def _is_further(name: str) -> bool:
+    """Say whether a planner is one that Best-of-N is a baseline for."""
+    return first_of_kind([name], "best_of_n") is None and name not in ("greedy", "sampling", "oracle")
+
+
+def _short(name: str) -> str:
+    return _label(name).removesuffix(" (ceiling)")
+
+
+def _tokens(planner: PlannerMetrics) -> str:
+    return f"{planner.prompt_tokens + planner.completion_tokens:,.0f}"
 
 
 def _failure_summary(metrics: Metrics) -> str:
@@ -95,7 +130,18 @@ def _failure_summary(metrics: Metrics) -> str:
     return f"Failures: {', '.join(counts)}."
 
 
-_HEADINGS = ("Planner", "Failed", "Success", "Gain (points)", "Calls", "Tokens", "Seconds")
+_HEADINGS = (
+    "Planner",
+    "Failed",
+    "Success",
+    "Over sampling",
+    "Over greedy",
+    "Over Best-of-N",
+    "Trajectories",
+    "Calls",
+    "Tokens",
+    "Seconds",
+)
 
 
 def _cells(planner: PlannerMetrics) -> tuple[str, ...]:
@@ -107,8 +153,11 @@ def _cells(planner: PlannerMetrics) -> tuple[str, ...]:
         failed,
         _share(planner.success),
         _difference(planner.difference_to_sampling),
+        _difference(planner.difference_to_greedy),
+        _difference(planner.difference_to_best_of_n),
+        f"{planner.trajectories:,.1f}",
         f"{planner.calls:,.1f}",
-        f"{planner.prompt_tokens + planner.completion_tokens:,.0f}",
+        _tokens(planner),
         f"{planner.seconds:,.1f}",
     )
 
@@ -130,7 +179,9 @@ def _percent(value: float | None) -> str:
 
 
 def _label(planner: str) -> str:
-    return _LABELS.get(planner, planner)
+    """Return the name of a planner as it is written, with its settings if it has unusual ones."""
+    name, bracket, settings = planner.partition("(")
+    return _LABELS.get(name, name) + (f" {bracket}{settings}" if bracket else "")
 
 
 def _render(node: Element) -> str:
@@ -146,8 +197,8 @@ def _header(run: RunFolder, metrics: Metrics | None) -> Element:
     )
     if metrics is None:
         header.append(element("p", "This run has not been evaluated, so there are no numbers yet.", class_="lead"))
-    elif best := metrics.planners.get("best_of_n"):
-        header.append(element("p", _headline(metrics, best), class_="lead"))
+    elif best := first_of_kind(metrics.planners, "best_of_n"):
+        header.append(element("p", _headline(metrics, metrics.planners[best]), class_="lead"))
     return header
 
 
@@ -232,11 +283,11 @@ def _results(metrics: Metrics) -> Iterator[Element]:
 
 
 _RESULTS_NOTE = (
-    "Success is what the environment pays for the answer, averaged over tasks; the gain is the difference to sampling, "
-    "paired by task. Below each estimate: its 95 % percentile bootstrap interval over tasks, 10,000 resamples. Calls, "
-    "tokens and seconds are means per task. Sampling and oracle are read off the candidates of whole searches, so "
-    "their costs are those of drawing all candidates. Oracle is the environment's own choice among the candidates: a "
-    "ceiling, not a planner."
+    "Success is what the environment pays for the answer, averaged over tasks; differences are in points, paired by "
+    "task. Below each estimate: its 95 % percentile bootstrap interval over tasks, 10,000 resamples. Trajectories, "
+    "calls, tokens and seconds are means per task. Sampling and oracle are read off the candidates of whole searches, "
+    "so their costs are those of drawing all candidates. Oracle is the environment's own choice among the candidates: "
+    "a ceiling, not a planner."
 )
 
 
@@ -245,69 +296,6 @@ def _figure(name: str, interval: Interval, meaning: str) -> Element:
     return element(
         "li", element("span", name), element("b", _percent(interval.mean)), element("span", bounds, ": ", meaning)
     )
-
-
-def _figures(
-    metrics: Metrics | None, training: Sequence[TrainingPoint], searches: Sequence[SearchResult]
-) -> Iterator[Element]:
-    figures = [*_training_figures(training), *_score_figures(searches)]
-    if metrics and len(metrics.success_by_n) > 1:
-        figures.insert(0, _success_figure(metrics.success_by_n))
-    if figures:
-        yield element("section", element("h2", "Figures"), element("div", *figures, class_="charts"))
-
-
-def _success_figure(points: Sequence[SuccessAtN]) -> Element:
-    lines = {
-        "sampling": [(float(point.n), point.sampling) for point in points],
-        "best of N": [(float(point.n), point.best_of_n) for point in points],
-        "oracle": [(float(point.n), point.oracle) for point in points],
-    }
-    x = Axis("candidates N", [float(point.n) for point in points], logarithmic=True)
-    y = linear_axis("success", [0.0, *(value for line in lines.values() for _, value in line)], percent=True)
-    series = [Series(name, lines[name]) for name in ("sampling", "best of N", "oracle")]
-    return _captioned(
-        line_chart("Success against the number of candidates", series, x, y),
-        "Success against the number of candidates N: the exact mean over all subsets of N candidates.",
-    )
-
-
-def _training_figures(training: Sequence[TrainingPoint]) -> Iterator[Element]:
-    # A resumed fit tells some steps again; the last telling counts.
-    points = sorted({point.step: point for point in training}.values(), key=lambda point: point.step)
-    if not points:
-        return
-    x = linear_axis("optimiser step", [0.0, float(points[-1].step)])
-    for quantity, unit, percent in (("loss", "loss (nats)", False), ("accuracy", "pairwise accuracy", True)):
-        trained, heldout = (
-            [(float(point.step), value) for point in points if (value := getattr(point, name)) is not None]
-            for name in (quantity, f"heldout_{quantity}")
-        )
-        y = linear_axis(unit, [0.0, *(value for _, value in (*trained, *heldout))], percent=percent)
-        chart = line_chart(
-            f"{quantity.capitalize()} during training", [Series("training", trained), Series("held out", heldout)], x, y
-        )
-        yield _captioned(chart, f"Training of the reward model: {unit} on each step's pairs and on the held-out pairs.")
-
-
-def _score_figures(searches: Sequence[SearchResult]) -> Iterator[Element]:
-    groups: dict[str, list[float]] = {"unsolved": [], "solved": []}
-    for result in searches:
-        scored = [(candidate, candidate.score) for candidate in result.candidates if candidate.score is not None]
-        if scored:
-            middle = fmean(score for _, score in scored)
-            for candidate, score in scored:
-                groups["solved" if is_solved(candidate) else "unsolved"].append(score - middle)
-    shown = {name: values for name, values in groups.items() if values}
-    if shown:
-        yield _captioned(
-            histogram("Scores of solved and unsolved candidates", shown, "score minus the task's mean score"),
-            "Scores of the candidates, each from the mean of its task, because scores compare only within one task.",
-        )
-
-
-def _captioned(chart: Element, caption: str) -> Element:
-    return element("figure", chart, element("figcaption", caption))
 
 
 def _details(metrics: Metrics) -> Iterator[Element]:

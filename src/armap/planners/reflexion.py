@@ -9,11 +9,10 @@ from typing import Literal
 from pydantic import Field
 
 from armap.errors import RunError
-from armap.planners.rollouts import failed
 from armap.planners.search import Search
 from armap.protocols import CalibratedRewardModel, Policy, RewardModel, World
 from armap.seeds import rng_for
-from armap.types import History, Record, SearchBudget, SearchResult, Task, Trajectory
+from armap.types import Failure, Record, SearchBudget, SearchResult, Task, Trajectory
 
 
 class Reflexion(Record):
@@ -81,8 +80,7 @@ class Reflexion(Record):
                 reflections=self._remembered(reflections),
             )
         except RunError as error:
-            history = History(task=trajectory.task, steps=trajectory.steps, observation=trajectory.final_observation)
-            search.keep(search.trajectory(failed(history, error)), None)
+            search.setbacks.append(Failure(kind=type(error).__name__, message=str(error)))
             return []
         return [said] if said else []
 

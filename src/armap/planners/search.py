@@ -9,7 +9,7 @@ from random import Random
 from armap.planners.rollouts import FailedRollout, as_trajectory, rollouts
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
-from armap.types import Candidate, History, SearchBudget, SearchResult, SearchTree, Task, Trajectory
+from armap.types import Candidate, Failure, History, SearchBudget, SearchResult, SearchTree, Task, Trajectory
 
 _AT_ONCE = 8
 """Rollouts under way at a time where a budget may end them: with more of them, none might come to its end."""
@@ -33,6 +33,7 @@ class Search:
     Attributes:
         seed: decides every draw, together with what is drawn.
         candidates: the trajectories found until now.
+        setbacks: what went wrong and ended no trajectory.
         merged_proposals: see `armap.types.SearchResult`.
     """
 
@@ -51,6 +52,7 @@ class Search:
         self.policy = policy
         self.seed = rng.getrandbits(48)
         self.candidates: list[Candidate] = []
+        self.setbacks: list[Failure] = []
         self.merged_proposals = 0
         self._planner = planner
         self._reward_model = reward_model
@@ -178,5 +180,6 @@ class Search:
             answer=answer,
             merged_proposals=self.merged_proposals,
             tree=tree,
+            setbacks=tuple(self.setbacks),
             failure=None if answer is not None else next(filter(None, failures)),
         )

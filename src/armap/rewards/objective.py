@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -81,6 +81,10 @@ class Objective(Record):
             if weight
         )
         return text.removeprefix("+ ") or "0*score"
+
+    def unknown(self, reported: Collection[str]) -> list[str]:
+        """Return the metrics it names that are not among those reported."""
+        return [term.metric for term in self.terms if term.metric not in (STEPS, *reported)]
 
     def value(self, score: float, trajectory: Trajectory) -> float:
         """Return what a trajectory is worth.

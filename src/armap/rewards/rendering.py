@@ -1,8 +1,9 @@
 """How a trajectory is written out for a reward model and read by it: one way, in training, scoring and serving.
 
 A rendering is a sequence of pieces, texts and pictures in the order in which they are read. Of a trajectory that is too
-long the earlier observations are shortened, then the earlier pictures left out; the instruction, every action and the
-end are always whole.
+long the earlier observations are shortened, then the earlier pictures left out, then the last observations shortened;
+only where all that is not enough are the earlier steps left out, and a line says how many. The instruction is always
+whole.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ CLOSING_QUESTION = "Was the task done?"
 wording is another; any fixed one serves a model that is trained with it."""
 
 _OBSERVATION_CHARS = (None, 1600, 800, 400, 200, 100, 50, 0)
-"""How much of an earlier observation is kept, tried in this order until a trajectory fits. Few and fixed steps, so that
-trajectories of one task that begin alike are mostly shortened alike."""
+"""How much of an observation is kept, tried in this order until a trajectory fits: of the earlier ones first, then of
+the one before the last action too, and of the final one last. Few and fixed steps, so that trajectories of one task
+that begin alike are mostly shortened alike."""
+_KEPT_STEPS = (64, 32, 16, 8, 4, 2, 1, 0)
+"""How many of the last steps are kept where nothing else helps, tried in this order."""
 
 IMAGE_PX = 512
 """Longest side of a picture if nothing else is said; larger ones are scaled down."""
@@ -66,6 +70,24 @@ class TrajectoryTree(TokenTree):
         self.images |= trajectory.images
         # What comes before in the sequence alone decides a position, so shared tokens have theirs already.
         self.positions += trajectory.positions[known:]
+
+
+class Limits(NamedTuple):
+    """How much of a trajectory is written out; None for no limit."""
+
+    earlier: int | None = None
+    """Characters of the observations before the last two."""
+    last: int | None = None
+    """Characters of the observation before the last action."""
+    final: int | None = None
+    """Characters of the one after it."""
+    images: int | None = None
+    """Pictures, the last ones."""
+    steps: int | None = None
+    """Steps, the last ones."""
+
+
+_WHOLE = Limits()
 
 
 class Eyes(Protocol):
@@ -152,15 +174,15 @@ class Reader:
                 self._note(trajectory, rendering, shortened=attempt > 0)
                 return ReadTrajectory(tokens, images, self._eyes.positions(tokens, images) if self._eyes else [])
         raise RewardModelError(
-            f"a trajectory has {length} tokens even without its earlier observations, but {self._name} reads at most "
-            f"{self._max_tokens}; train a reward model with a higher --max-tokens"
+            f"a trajectory's instruction alone has {length} tokens, but {self._name} reads at most {self._max_tokens}; "
+            "train a reward model with a higher --max-tokens"
         )
 
     def remarks(self) -> list[str]:
         """Return what was not read as it was, a sentence each."""
         found = {
             f"{self.shortened} of {self.count} trajectories were longer than {self._max_tokens} tokens; their earlier "
-            "observations were shortened.": self.shortened,
+            "observations were shortened. --max-tokens of `armap train` sets the limit.": self.shortened,
             f"{self.images_left_out} of {self.images_left_out + self.images} pictures, the earlier ones of their "
             "trajectories, were left out to stay within the limits.": self.images_left_out,
             f"{self.images_ignored} pictures were ignored, as {self._name} reads text only.": self.images_ignored,
@@ -193,29 +215,29 @@ class Reader:
 
 def render(trajectory: Trajectory) -> str:
     """Return the whole trajectory in words: its rendering without pictures."""
-    return "".join(piece for piece in pieces(trajectory, max_images=0) if isinstance(piece, str))
+    return "".join(piece for piece in pieces(trajectory, Limits(images=0)) if isinstance(piece, str))
 
 
-def pieces(trajectory: Trajectory, *, max_images: int | None, observation_chars: int | None = None) -> Pieces:
+def pieces(trajectory: Trajectory, limits: Limits = _WHOLE) -> Pieces:
     """Return the task, every observation and action in order, and the closing question, one per line.
 
     A picture is a line of its own before the text of its observation. Trajectories of one task that begin alike are
-    rendered alike up to where they part, as far as their pictures are within the limit.
-
-    Args:
-        trajectory: what is written out.
-        max_images: most pictures; the last ones are kept. None for all.
-        observation_chars: longest observation, in characters, but for the last two, which are whole; None for no limit.
+    rendered alike up to where they part, as far as their steps and pictures are within the limits.
     """
-    observations = [*(step.observation for step in trajectory.steps), trajectory.final_observation]
-    shown = _last_with_image(observations, max_images)
+    steps = trajectory.steps
+    observations = [*(step.observation for step in steps), trajectory.final_observation]
+    shown = _last_with_image(observations, limits.images)
+    hidden = 0 if limits.steps is None else max(0, len(steps) - limits.steps)
     lines: list[str | ImageRef] = [f"Task: {trajectory.task.instruction}"]
-    for i, observation in enumerate(observations):
+    if hidden:
+        lines.append(f"(steps left out: {hidden})")
+    for i, observation in enumerate(observations[hidden:], hidden):
         if i in shown and observation.image is not None:
             lines.append(observation.image)
-        lines.append(observation.text if i >= len(observations) - 2 else _cut(observation.text, observation_chars))
-        if i < len(trajectory.steps):
-            lines.append(_said(trajectory.steps[i].action))
+        to_end = len(steps) - i
+        lines.append(_cut(observation.text, (limits.final, limits.last, limits.earlier)[min(to_end, 2)]))
+        if to_end:
+            lines.append(_said(steps[i].action))
     return _joined([*lines, CLOSING_QUESTION])
 
 
@@ -229,11 +251,33 @@ def renderings(trajectory: Trajectory | str, *, max_images: int | None) -> Itera
     if isinstance(trajectory, str):
         yield (trajectory,)
         return
-    for chars in _OBSERVATION_CHARS:
-        yield pieces(trajectory, max_images=max_images, observation_chars=chars)
     there = _images_in(trajectory)
-    for fewer in reversed(range(there if max_images is None else min(there, max_images))):
-        yield pieces(trajectory, max_images=fewer, observation_chars=_OBSERVATION_CHARS[-1])
+    for limits in _all_limits(len(trajectory.steps), there if max_images is None else min(there, max_images)):
+        yield pieces(trajectory, limits)
+
+
+def _all_limits(steps: int, images: int) -> Iterator[Limits]:
+    """Return the limits that are tried on a trajectory of so many steps and pictures to show, in order."""
+    for chars in _OBSERVATION_CHARS:
+        yield Limits(earlier=chars, images=images)
+    for fewer in range(images - 1, 0, -1):
+        yield Limits(earlier=0, images=fewer)
+    if images:
+        yield from _shorter_ends(images=1)
+        # Words again, where there was no room for even one picture.
+        for chars in _OBSERVATION_CHARS:
+            yield Limits(earlier=chars, images=0)
+    yield from _shorter_ends(images=0)
+    for kept in _KEPT_STEPS:
+        if kept < steps:
+            yield Limits(earlier=0, last=0, final=0, images=0, steps=kept)
+
+
+def _shorter_ends(images: int) -> Iterator[Limits]:
+    for chars in _OBSERVATION_CHARS[1:]:
+        yield Limits(earlier=0, last=chars, images=images)
+    for chars in _OBSERVATION_CHARS[1:]:
+        yield Limits(earlier=0, last=0, final=chars, images=images)
 
 
 def merged(

@@ -220,15 +220,9 @@ class TransformerRewardModel:
         of_images = self._eyes.token_id if self._eyes else 0
         return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
 
-    @property
-    def read(self) -> int:
-        """Trajectories read until now, once per time."""
-        return self.reader.count
-
-    @property
-    def shortened(self) -> int:
-        """Those among them that were longer than the limit."""
-        return self.reader.shortened
+    def remarks(self) -> list[str]:
+        """Return what was not read as it was, a sentence each; see `Reader.remarks`."""
+        return self.reader.remarks()
 
     def forget(self) -> None:
         """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""

@@ -202,7 +202,7 @@ class _Service:
         except TooLongError:
             raise Refusal(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                "This is longer than the reward model can read, even with its earlier observations shortened; "
+                "This is longer than the reward model can read, even with nothing but its instruction; "
                 "shorten the task, the actions or the last observations.",
             ) from None
         except NothingToReadError:

@@ -1,0 +1,54 @@
+"""How sure a number is: bootstrap intervals over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from armap.pipeline.outcomes import ROUNDING
+from armap.types import Interval
+
+_RESAMPLES = 10_000
+_RESAMPLES_AT_ONCE = 1_000
+"""Keeps the drawn indices of some thousand tasks within some ten megabytes."""
+_SEED = 20250218
+"""Any fixed number will do: with it the same run folder always gives the same intervals."""
+
+
+def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval | None:
+    """Estimate a ratio of two sums over tasks, with its 95 % percentile bootstrap interval.
+
+    Whole tasks are resampled, so whatever a task contributed to the sums stays together. Denominators of 1 give a
+    mean. Resamples whose denominators add up to zero say nothing and are left out.
+
+    Args:
+        numerators: `[T]` what each task adds above the line.
+        denominators: `[T]` what each task adds below it, in the same order.
+
+    Returns:
+        The interval, the same for the same arguments; None if the denominators add up to zero.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
+    """
+    parts = np.array([numerators, denominators], dtype=np.float64)
+    top, bottom = parts.sum(axis=1)
+    if abs(bottom) < ROUNDING:
+        return None
+    rng = np.random.default_rng(_SEED)
+    ratios = []
+    for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE):
+        drawn = rng.integers(parts.shape[1], size=(_RESAMPLES_AT_ONCE, parts.shape[1]))
+        tops, bottoms = parts[0][drawn].sum(axis=1), parts[1][drawn].sum(axis=1)
+        usable = np.abs(bottoms) >= ROUNDING
+        ratios.append(tops[usable] / bottoms[usable])
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
+    return Interval(mean=float(top / bottom), low=float(low), high=float(high))
+
+
+def mean(values: Iterable[float]) -> Interval:
+    """Estimate a mean over one or more tasks."""
+    values = list(values)
+    estimate = bootstrap_ratio(values, [1.0] * len(values))
+    assert estimate is not None
+    return estimate
