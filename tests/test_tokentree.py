@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.tokentree import TokenTree, pack
+from armap.tokentree import TokenTree, pad
 
 # Few different tokens, so that many sequences share their beginnings.
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), max_size=6), max_size=8)
@@ -60,18 +60,22 @@ def test_the_growth_foretold_is_the_growth_that_comes(sequences, another):
     assert tree.new_tokens(another) == 0
 
 
-@given(st.lists(SEQUENCES.filter(any), min_size=1, max_size=4))
-def test_trees_side_by_side_keep_their_tokens_and_never_see_each_other_or_the_padding(families):
-    trees = [TokenTree(family) for family in families]
-    packed = pack(trees)
-    rows, longest = len(trees), max(map(len, trees))
-    assert packed.tokens.shape == packed.positions.shape == (rows, longest)
-    assert packed.mask.shape == (rows, 1, longest, longest)
-    for row, tree in enumerate(trees):
-        size = len(tree)
-        assert packed.tokens[row, :size].tolist() == tree.tokens
-        assert packed.positions[row, :size].tolist() == tree.depths
-        assert (packed.mask[row, 0, :size, :size] == tree.ancestors()).all()
-        assert not packed.mask[row, 0, :size, size:].any()
-    # A row of nothing but False would be NaN after the softmax.
-    assert packed.mask.any(axis=-1).all()
+@given(SEQUENCES)
+def test_segments_hold_every_token_once_and_attend_to_exactly_the_ancestors(sequences):
+    tree = TokenTree(sequences)
+    segments = tree.segments()
+    assert [i for segment in segments for i in range(segment.start, segment.end)] == list(range(len(tree)))
+    for segment in segments:
+        before = [i for place in segment.before for i in range(segments[place].start, segments[place].end)]
+        for i in range(segment.start, segment.end):
+            assert [*before, *range(segment.start, i + 1)] == path(tree, i)
+
+
+def test_a_tree_is_cut_only_where_it_branches():
+    shared, ends = list(range(50)), ([60, 61], [70], [80, 81, 82])
+    tree = TokenTree([*([*shared, *end] for end in ends), shared[:20]])
+    assert [(one.end - one.start, one.before) for one in tree.segments()] == [(50, ()), (2, (0,)), (1, (0,)), (3, (0,))]
+
+
+def test_shorter_rows_are_filled_with_zeros():
+    assert pad([[1, 2, 3], [], [4]]).tolist() == [[1, 2, 3], [0, 0, 0], [4, 0, 0]]

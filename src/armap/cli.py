@@ -332,7 +332,10 @@ def train(
     pairs_per_step: Annotated[int, typer.Option(min=1, help="Pairs per optimiser step.")] = _fit.pairs_per_step,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = _fit.learning_rate,
     lora_rank: Annotated[int, typer.Option(min=0, help="Rank of LoRA; 0 trains all weights.")] = _fit.lora_rank,
-    centering: Annotated[float, typer.Option(min=0, help="Pull of all scores towards zero.")] = _fit.centering,
+    pass_tokens: Annotated[
+        int, typer.Option(min=16, help="Most tokens computed at once; a step takes as many passes as it needs.")
+    ] = _fit.pass_tokens,
+    centering: Annotated[float, typer.Option(min=0, help="Pull of each pair's scores towards zero.")] = _fit.centering,
     evaluate_every_steps: Annotated[
         int, typer.Option("--evaluate-every", min=1, help="Steps between evaluations and checkpoints.")
     ] = _fit.evaluate_every_steps,
@@ -348,6 +351,10 @@ def train(
             "beam, and mcts with leaf=value.",
         ),
     ] = 0,
+    tracker: Annotated[
+        str | None,
+        typer.Option(help="Where the curve goes besides the run folder: trackio, wandb, tensorboard and others."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a reward model on the pairs, and measure it on pairs of tasks it was not trained on."""
@@ -360,12 +367,26 @@ def train(
             pairs_per_step=pairs_per_step,
             learning_rate=learning_rate,
             lora_rank=lora_rank,
+            pass_tokens=pass_tokens,
             centering=centering,
             evaluate_every_steps=evaluate_every_steps,
             patience=patience,
         )
-    with _open(run, None, Budget(), 1) as (shop, do):
-        do(shop.train(kind=kind, settings=settings, heldout_share=heldout_share, unfinished=unfinished))
+    # `accelerate launch` numbers the processes it starts; the first one writes, the others help it to compute.
+    helping = int(os.environ.get("RANK", "0")) > 0
+    with _open(run, None, Budget(), 1, writable=not helping) as (shop, do):
+        do(
+            shop.train(
+                kind=kind,
+                settings=settings,
+                heldout_share=heldout_share,
+                unfinished=unfinished,
+                tracker=tracker,
+                helping=helping,
+            )
+        )
+        if helping:
+            return
         found = measure(shop.run).reward_model
         accuracy = found.pairwise_accuracy
         if accuracy is None:
@@ -674,14 +695,18 @@ def _budget(calls: int | None, tokens: int | None, seconds: float | None, cost_u
 
 
 @contextmanager
-def _open(run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int) -> Iterator[tuple[Workshop, _Do]]:
+def _open(
+    run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int, *, writable: bool = True
+) -> Iterator[tuple[Workshop, _Do]]:
     """Open a run folder with the given agent, or with the one that collected in it."""
     if agent is None:
         _require_run(run)
-    with RunFolder(run) as folder, asyncio.Runner() as runner:
+    # Whoever only helps is silent.
+    console = _messages if writable else Console(quiet=True)
+    with RunFolder(run, writable=writable) as folder, asyncio.Runner() as runner:
         for repair in folder.repairs:
             _tell(f"Repaired {repair}.")
-        shop = Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=_messages)
+        shop = Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=console)
         try:
             yield shop, runner.run
         except KeyboardInterrupt:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, ValidationError
@@ -23,14 +22,19 @@ from armap.pipeline.evaluate import evaluate
 from armap.pipeline.examine import examine
 from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
 from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
-from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER, Fit, SavableRewardModel, split_pairs, train
+from armap.pipeline.train import (
+    CALIBRATION_FILE,
+    REWARD_MODEL_FOLDER,
+    help_train,
+    split_pairs,
+    train,
+)
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
-from armap.reward_models import is_address, load_reward_model, remarks, transformer_family
+from armap.reward_models import ShowProgress, is_address, linear_fit, load_reward_model, remarks, transformer_fit
 from armap.rewards.calibration import Calibrated
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.http import HTTPRewardModel
-from armap.rewards.linear import LinearRewardModel
 from armap.rewards.objective import STEPS, Objective, ObjectiveRewardModel
 from armap.seeds import rng_for
 from armap.store import Ledger, RunFolder
@@ -52,14 +56,6 @@ from armap.world import LiveWorld
 
 SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
-
-
-class ShowProgress(Protocol):
-    """Shows how far a stage is."""
-
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Say that `done` of `total` are done."""
-        ...
 
 
 class AgentSettings(Record):
@@ -180,21 +176,44 @@ class Workshop:
                 on_progress=show,
             )
 
-    async def train(self, *, kind: str, settings: FitSettings, heldout_share: float, unfinished: int = 0) -> None:
-        """Fit a reward model; `kind` is `transformer` or `linear`."""
+    async def train(
+        self,
+        *,
+        kind: str,
+        settings: FitSettings,
+        heldout_share: float,
+        unfinished: int = 0,
+        tracker: str | None = None,
+        helping: bool = False,
+    ) -> None:
+        """Fit a reward model.
+
+        Args:
+            kind: `transformer` or `linear`.
+            settings: how a transformer is fitted.
+            heldout_share: share of source tasks that are not trained on.
+            unfinished: beginnings of each pair that are learned from too.
+            tracker: where the curve goes, as accelerate names it.
+            helping: take part in a fit that another process records, of a run folder that is only read.
+        """
         pairs = self.run.read("pairs", PreferencePair)
         split_pairs(pairs, heldout_share=heldout_share, seed=self.agent.seed)
         with self._progress("train") as show:
-            fit = self._linear_fit(show) if kind == "linear" else self._transformer_fit(settings, show)
-            self._begin(
-                "train",
-                kind=kind,
-                heldout_share=heldout_share,
-                unfinished=unfinished,
-                pairs=len(pairs),
-                fit=settings.model_dump(),
-            )
-            await train(
+            fit = linear_fit(self.agent.seed, show)
+            if kind == "transformer":
+                fit = transformer_fit(settings, run=self.run, seed=self.agent.seed, tracker=tracker, show=show)
+            if not helping:
+                self._begin(
+                    "train",
+                    kind=kind,
+                    heldout_share=heldout_share,
+                    unfinished=unfinished,
+                    pairs=len(pairs),
+                    fit=settings.model_dump(),
+                )
+            # Whoever helps does the same, but for what is written.
+            step = help_train if helping else train
+            model = await step(
                 self.run,
                 fit=fit,
                 heldout_share=heldout_share,
@@ -202,8 +221,9 @@ class Workshop:
                 seed=self.agent.seed,
                 on_point=_heed_interruption,
             )
-
-        if self.run.read_json("judge", JudgeReport) is None:
+        if model is not None:
+            self._remark(model)
+        if not helping and self.run.read_json("judge", JudgeReport) is None:
             await self.examine(reward_model=None)
 
     async def examine(self, *, reward_model: str | None) -> JudgeReport:
@@ -216,49 +236,6 @@ class Workshop:
         if reward_model is None:
             self.run.write_json("judge", found)
         return found
-
-    def _linear_fit(self, show: ShowProgress) -> Fit:
-        def fit(
-            pairs: Sequence[PreferencePair],
-            heldout: Sequence[PreferencePair],
-            *,
-            on_point: Callable[[TrainingPoint], None],
-        ) -> SavableRewardModel:
-            model = LinearRewardModel.fit(pairs, seed=self.agent.seed)
-            show(1, 1)
-            return model
-
-        return fit
-
-    def _transformer_fit(self, settings: FitSettings, show: ShowProgress) -> Fit:
-        require_local_extra()
-        from armap.rewards.fitting import TransformerFit
-
-        model = transformer_family(settings.backbone).from_backbone(
-            settings.backbone,
-            layers=settings.layers,
-            max_tokens=settings.max_tokens,
-            seed=self.agent.seed,
-            images=self.run.images,
-        )
-
-        def fit(
-            pairs: Sequence[PreferencePair],
-            heldout: Sequence[PreferencePair],
-            *,
-            on_point: Callable[[TrainingPoint], None],
-        ) -> SavableRewardModel:
-            one = TransformerFit(model, pairs, heldout, settings, seed=self.agent.seed, folder=self.run.path)
-
-            def note(point: TrainingPoint) -> None:
-                show(point.step, one.total_steps, _training_note(point))
-                on_point(point)
-
-            one.run(note)
-            self._remark(model)
-            return model
-
-        return fit
 
     async def evaluate(
         self,
@@ -449,11 +426,6 @@ def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[T
 def _check_count(tasks: list[Task], count: int, purpose: str) -> None:
     if not 1 <= count <= len(tasks):
         raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")
-
-
-def _training_note(point: TrainingPoint) -> str:
-    heldout = "" if point.heldout_accuracy is None else f", held-out accuracy {point.heldout_accuracy:.2f}"
-    return f"loss {point.loss:.3f}{heldout}"
 
 
 def _heed_interruption(_: TrainingPoint) -> None:

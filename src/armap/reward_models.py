@@ -1,16 +1,21 @@
-"""The reward models by what is in a folder, or at an address."""
+"""The reward models by what is in a folder, or at an address, and how new ones are fitted."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from armap.errors import ConfigError
 from armap.images import ImageFolder
+from armap.pipeline.train import Fit, SavableRewardModel
 from armap.protocols import RewardModel
+from armap.rewards.fit_settings import FitSettings
 from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
+from armap.store import RunFolder
+from armap.types import PreferencePair, TrainingPoint
 from armap.weights import require_local_extra, stored_settings
 
 if TYPE_CHECKING:
@@ -20,6 +25,14 @@ SERVE_TOKEN = "ARMAP_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable with the token of a reward model's server."""
 _VILA_MODEL_TYPE, _VILA_SAVED = "llava_llama", "VilaForSequenceClassification"
 """What a published VILA 1.5 says it is, and what a reward model made of one says."""
+
+
+class ShowProgress(Protocol):
+    """Shows how far a stage is."""
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Say that `done` of `total` are done."""
+        ...
 
 
 @runtime_checkable
@@ -77,3 +90,64 @@ def transformer_family(backbone: str) -> type[TransformerRewardModel]:
 def remarks(judge: RewardModel) -> list[str]:
     """Return what a reward model did not read as it was, a sentence each; nothing where it cannot say."""
     return judge.remarks() if isinstance(judge, Remarking) else []
+
+
+def linear_fit(seed: int, show: ShowProgress) -> Fit:
+    """Return what fits the tiny model on words."""
+
+    def fit(
+        pairs: Sequence[PreferencePair],
+        heldout: Sequence[PreferencePair],
+        *,
+        on_point: Callable[[TrainingPoint], None],
+    ) -> SavableRewardModel:
+        model = LinearRewardModel.fit(pairs, seed=seed)
+        show(1, 1)
+        return model
+
+    return fit
+
+
+def transformer_fit(
+    settings: FitSettings, *, run: RunFolder, seed: int, tracker: str | None, show: ShowProgress
+) -> Fit:
+    """Return what fits a transformer, whose backbone is loaded at once.
+
+    Args:
+        settings: how it is fitted.
+        run: where its checkpoints go, and its pictures are.
+        seed: decides its start and the order of the pairs.
+        tracker: where the curve goes beside the run folder, as accelerate names it.
+        show: told of every step.
+
+    Raises:
+        ConfigError: torch or transformers is missing, or there is no such backbone.
+    """
+    require_local_extra()
+    from armap.rewards.fitting import TransformerFit
+
+    model = transformer_family(settings.backbone).from_backbone(
+        settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=seed, images=run.images
+    )
+
+    def fit(
+        pairs: Sequence[PreferencePair],
+        heldout: Sequence[PreferencePair],
+        *,
+        on_point: Callable[[TrainingPoint], None],
+    ) -> SavableRewardModel:
+        one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
+
+        def note(point: TrainingPoint) -> None:
+            show(point.step, one.total_steps, _note(point))
+            on_point(point)
+
+        one.run(note)
+        return model
+
+    return fit
+
+
+def _note(point: TrainingPoint) -> str:
+    heldout = "" if point.heldout_accuracy is None else f", held-out accuracy {point.heldout_accuracy:.2f}"
+    return f"loss {point.loss:.3f}{heldout}"

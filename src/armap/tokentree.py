@@ -1,20 +1,33 @@
 """Token sequences with shared beginnings, stored and computed once.
 
 The legal actions at one state, the candidates of one task, the two sides of a preference pair: they all start alike.
-A `TokenTree` keeps every shared beginning once, and `pack` turns trees into the arrays with which a transformer
-computes all of them in one pass: each token attends to its ancestors only and sits at its own depth, so it gets the
-same hidden state as in a plain pass over its own sequence.
+A `TokenTree` keeps every shared beginning once. A transformer computes all of it in one pass: each token attends to its
+ancestors only and sits at its own depth, so it gets the same hidden state as in a plain pass over its own sequence. Who
+attends to whom is said by `ancestors` token by token, and by `segments` run by run.
 
-Shapes use B (trees), L (tokens of the longest tree), N (tokens of one tree).
+Shapes use N (tokens of one tree), L (tokens of the longest row), B (rows).
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Segment(NamedTuple):
+    """A run of tokens in which each follows the one before and only the last may have several tokens after it."""
+
+    start: int
+    """Its first token."""
+    end: int
+    """One past its last token."""
+    before: tuple[int, ...]
+    """The segments that lead to it, the first one first, as their places in the list of segments."""
 
 
 class TokenTree:
@@ -72,16 +85,22 @@ class TokenTree:
             mask[row, i] = True
         return mask
 
+    def segments(self) -> list[Segment]:
+        """Cut the tree where it branches.
 
-class PackedTrees(NamedTuple):
-    """Trees side by side, as a transformer takes them."""
-
-    tokens: NDArray[np.int64]
-    """`[B, L]` token ids, 0 where a tree is shorter."""
-    positions: NDArray[np.int64]
-    """`[B, L]` depth of each token."""
-    mask: NDArray[np.bool_]
-    """`[B, 1, L, L]` true where the row's token attends to the column's."""
+        Returns:
+            Segments in the order of their tokens. A token attends to its own up to itself, and to all those before it.
+        """
+        followers = Counter(self.parents)
+        starts = [i for i, parent in enumerate(self.parents) if not i or parent != i - 1 or followers[parent] > 1]
+        segments: list[Segment] = []
+        last_token_of: dict[int, int] = {}
+        for place, (start, end) in enumerate(itertools.pairwise([*starts, len(self)])):
+            parent = last_token_of.get(self.parents[start])
+            before = () if parent is None else (*segments[parent].before, parent)
+            segments.append(Segment(start, end, before))
+            last_token_of[end - 1] = place
+        return segments
 
 
 def pad(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -90,17 +109,3 @@ def pad(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = values
     return padded
-
-
-def pack(trees: Sequence[TokenTree]) -> PackedTrees:
-    """Lay trees side by side."""
-    tokens = pad([tree.tokens for tree in trees])
-    longest = tokens.shape[1]
-    mask = np.zeros((len(trees), 1, longest, longest), dtype=np.bool_)
-    for row, tree in enumerate(trees):
-        size = len(tree)
-        mask[row, 0, :size, :size] = tree.ancestors()
-        # A row that attends to nothing would turn into NaN; padding attends to itself and nobody attends to padding.
-        padding = np.arange(size, longest)
-        mask[row, 0, padding, padding] = True
-    return PackedTrees(tokens, pad([tree.depths for tree in trees]), mask)

@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib.util
 import inspect
+import os
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -189,7 +190,7 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
         config = AutoConfig.from_pretrained(folder)
         network, report = scorer_class(config).from_pretrained(
             folder,
-            dtype=dtype or ("auto" if device() == "cuda" else "float32"),
+            dtype=dtype or ("float32" if device() == "cpu" else "auto"),
             output_loading_info=True,
             # Reported below in a sentence instead of raised.
             ignore_mismatched_sizes=True,
@@ -299,10 +300,11 @@ def scorer_class(config: Any) -> Any:  # noqa: ANN401
 
 
 def device() -> str:
-    """Return where networks live: the first GPU, or the CPU where there is none."""
+    """Return where networks live: the GPU of this process, or the CPU where there is none."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    # `accelerate launch` and torchrun number the processes of a machine.
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def _read_config(files: WeightFiles) -> Any:  # noqa: ANN401

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the local extra is not installed: f
 from safetensors.torch import load_file  # noqa: E402
 
 from armap.rewards.fit_settings import FitSettings  # noqa: E402
-from armap.rewards.fitting import TransformerFit, pairwise_loss  # noqa: E402
+from armap.rewards.fitting import TransformerFit, classification_loss, pairwise_loss  # noqa: E402
 from armap.rewards.rendering import render  # noqa: E402
 from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
 from armap.types import PreferencePair, TrainingPoint  # noqa: E402
@@ -78,6 +78,34 @@ def test_gradients_through_token_trees_are_those_of_plain_passes(backbone):
         assert gradient.any()
 
 
+def test_how_a_step_is_cut_into_passes_changes_neither_loss_nor_gradients(backbone, tmp_path):
+    curves = []
+    for pass_tokens in (1, 300, 100_000):
+        settings = QUICK.model_copy(update={"pass_tokens": pass_tokens, "pairs_per_step": 8})
+        model, points = fit(backbone, tmp_path / str(pass_tokens), settings, PAIRS[:40])
+        curves.append(([point.loss for point in points], margins(model, HELDOUT).tolist()))
+    for losses, found in curves[1:]:
+        assert losses == pytest.approx(curves[0][0], abs=1e-5)
+        assert found == pytest.approx(curves[0][1], abs=1e-3)
+
+
+def test_a_chosen_trajectory_with_several_rejected_ones_is_computed_once_a_step(backbone, tmp_path):
+    first, *others = toy_pairs(60, 3)
+    chosen, task = first.chosen, first.task
+    rejected = [other.rejected.model_copy(update={"task": task}) for other in others[:3]]
+    groups = [first, *(first.model_copy(update={"rejected": one}) for one in rejected)]
+    model = TransformerRewardModel.from_backbone(backbone, seed=1)
+    trees, _ = model.trees(sides(groups))
+    alone = [model.trees(sides([pair]))[0] for pair in groups]
+    assert len(trees) == 1
+    assert len(trees[0]) < sum(len(tree) for each in alone for tree in each) - 3 * len(model.token_ids(chosen)) + 1
+    # Among many other pairs they still meet.
+    settings = QUICK.model_copy(update={"pairs_per_step": 8})
+    running = TransformerFit(model, [*groups[:2], *others, *groups[2:]], HELDOUT, settings, seed=0, folder=tmp_path)
+    steps_with = [sum(pair in groups for pair in batch) for _, batch in running._batches()]
+    assert sum(map(bool, steps_with)) <= 2
+
+
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_the_first_point_is_the_loss_of_plain_passes_at_the_untrained_weights(backbone, tmp_path, lora_rank):
     TransformerRewardModel.from_backbone(backbone, seed=1).save(tmp_path / "untrained")
@@ -93,6 +121,31 @@ def test_swapping_chosen_and_rejected_changes_the_loss_by_the_margin():
     there, back = pairwise_loss(chosen, rejected), pairwise_loss(rejected, chosen)
     assert float(back - there) == pytest.approx(float((chosen - rejected).mean()))
     assert float(pairwise_loss(chosen, chosen)) == pytest.approx(math.log(2))
+
+
+def test_a_margin_asks_for_as_much_more():
+    chosen, rejected = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0])
+    assert pairwise_loss(chosen, rejected, margin=1.5) == pairwise_loss(chosen - 1.5, rejected)
+
+
+def test_centring_pulls_each_pair_to_zero_whatever_the_others_are():
+    chosen, rejected = torch.tensor([3.0, -2.0]), torch.tensor([1.0, -4.0])
+    pull = pairwise_loss(chosen, rejected, centering=0.1) - pairwise_loss(chosen, rejected)
+    # The scores of both pairs cancel out, and yet they are far from zero.
+    assert float(pull) == pytest.approx(0.1 * (4 + 6) / 2)
+
+
+def test_classification_takes_a_score_for_log_odds():
+    chosen, rejected = torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 3.0])
+    odds = torch.cat([chosen, -rejected])
+    assert float(classification_loss(chosen, rejected)) == pytest.approx(float(-torch.sigmoid(odds).log().mean()))
+
+
+def test_classification_learns_too_and_lifts_chosen_trajectories_above_zero(backbone, tmp_path):
+    settings = FitSettings(target="classification", epochs=2, learning_rate=1e-2, evaluate_every_steps=20)
+    model, _ = fit(backbone, tmp_path, settings)
+    scores = torch.tensor(model.score_blocking(sides(HELDOUT)))
+    assert float(scores[0::2].mean()) > 0 > float(scores[1::2].mean())
 
 
 # Learning
@@ -112,10 +165,11 @@ def test_it_learns_to_judge_held_out_trajectories(backbone, tmp_path, lora_rank)
 def test_pairs_with_their_sides_swapped_teach_the_opposite(backbone, tmp_path):
     pairs, heldout = (
         [pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen}) for pair in there]
-        for there in (PAIRS, HELDOUT)
+        for there in (PAIRS[:24], HELDOUT)
     )
-    settings = QUICK.model_copy(update={"learning_rate": 1e-2, "pairs_per_step": 8})
-    there, points = fit(backbone, tmp_path / "there", settings)
+    # All pairs in each step, as the order of pairs depends on the chosen sides.
+    settings = QUICK.model_copy(update={"learning_rate": 1e-2, "pairs_per_step": 24, "epochs": 6})
+    there, points = fit(backbone, tmp_path / "there", settings, PAIRS[:24])
     back, swapped_points = fit(backbone, tmp_path / "back", settings, pairs, heldout)
     assert points[0].accuracy == pytest.approx(1 - swapped_points[0].accuracy)
     assert float(margins(there, HELDOUT).mean()) > 0 > float(margins(back, HELDOUT).mean())

@@ -77,7 +77,7 @@ async def train(
     unfinished: int,
     seed: int,
     on_point: Callable[[TrainingPoint], None],
-) -> None:
+) -> SavableRewardModel | None:
     """Fit a reward model to `pairs.jsonl`, save it in `reward_model/` and score the held-out pairs.
 
     Writes `training.jsonl` and `heldout.jsonl`. A model that is there already is kept.
@@ -90,15 +90,16 @@ async def train(
         seed: decides every draw.
         on_point: told of every step.
 
+    Returns:
+        The model, or None if there was one already.
+
     Raises:
         ConfigError: there are too few pairs.
     """
     folder = run.path / REWARD_MODEL_FOLDER
-    # In the order of their ids, as records of concurrent tasks come in any order.
-    pairs = sorted(run.read("pairs", PreferencePair), key=lambda pair: pair.id)
-    training, heldout = split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    training, heldout = _read_split(run, heldout_share, seed)
     if folder.exists():
-        return
+        return None
     logged = max((point.step for point in run.read("training", TrainingPoint)), default=0)
 
     def note(point: TrainingPoint) -> None:
@@ -117,6 +118,30 @@ async def train(
     (draft / "README.md").write_text(_model_card(model.name, len(training), scored), encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)
+    return model
+
+
+async def help_train(
+    run: RunFolder,
+    *,
+    fit: Fit,
+    heldout_share: float,
+    unfinished: int,
+    seed: int,
+    on_point: Callable[[TrainingPoint], None],
+) -> None:
+    """Take part in a fit that spans several processes, of which another one does `train` and writes everything."""
+    training, heldout = _read_split(run, heldout_share, seed)
+    if not (run.path / REWARD_MODEL_FOLDER).exists():
+        fit(
+            _with_beginnings(training, unfinished, seed), _with_beginnings(heldout, unfinished, seed), on_point=on_point
+        )
+
+
+def _read_split(run: RunFolder, heldout_share: float, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    # In the order of their ids, as records of concurrent tasks come in any order.
+    pairs = sorted(run.read("pairs", PreferencePair), key=lambda pair: pair.id)
+    return split_pairs(pairs, heldout_share=heldout_share, seed=seed)
 
 
 def _with_beginnings(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from armap.types import Record
@@ -32,7 +34,14 @@ class FitSettings(Record):
     lora_alpha: float = Field(default=32, gt=0)
     """LoRA's scale times its rank."""
     centering: float = Field(default=1e-3, ge=0)
-    """Weight of the pull of all scores towards zero; 0 turns it off. Source: ARMAP's released code."""
+    """Weight of the pull of each pair's scores towards zero; 0 turns it off. Source: ARMAP's released code."""
+    margin: float = Field(default=0.0, ge=0)
+    """By how much the loss wants a chosen trajectory above its rejected one."""
+    target: Literal["pairwise", "classification"] = "pairwise"
+    """`classification` is an ablation: each trajectory is scored for itself, without margin and centring."""
+    pass_tokens: int = Field(default=4096, gt=0)
+    """Most tokens that go through the network at once; a step takes as many passes as it needs. Memory grows with it,
+    results do not."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Longest gradient."""
     evaluate_every_steps: int = Field(default=10, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ from transformers.utils import logging
 from armap import weights
 from armap.errors import ConfigError, RewardModelError
 from armap.images import ImageFolder
-from armap.rewards import rendering
+from armap.rewards import rendering, tree_attention
 from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, TrajectoryTree
-from armap.tokentree import pack, pad
+from armap.tokentree import pad
 from armap.types import ImageRef, Trajectory
 
 _TREE_TOKENS = 2048
-"""Longest token tree of a small network: attention is quadratic in it, but a split computes its beginning again."""
+"""Longest token tree that grows from call to call in a small network: its mask is quadratic in it, but a split computes
+its beginning again."""
 _PASS_TOKENS = 4096
 """Most tokens in one pass of the network, padding included."""
 _GROW_TOKENS = 512
@@ -189,6 +191,8 @@ class TransformerRewardModel:
     def trees(self, trajectories: Sequence[Trajectory | str]) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
         """Merge trajectories of one task into token trees of bounded length; in padded batches each is a tree alone.
 
+        Any two of one task fit into one tree.
+
         Returns:
             The trees, and for each trajectory its tree and which of that tree's sequences it is.
 
@@ -200,16 +204,18 @@ class TransformerRewardModel:
 
     def forward(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
         """Return for each tree the scores of its sequences, in order; gradients flow where they are enabled."""
-        tokens = self._padded([tree.tokens for tree in trees])
         if self.layout == "padded batches":
-            seen = self._padded([[1] * len(tree) for tree in trees])
-            if self._kind == "encoder":
-                return list(self.network(input_ids=tokens, attention_mask=seen).logits.float())
-            where = {"attention_mask": seen} | ({"position_ids": self._positions(trees)} if trees[0].positions else {})
-        else:
-            where = {"attention_mask": self._additive(pack(trees).mask), "position_ids": self._positions(trees)}
-        hidden = self._tower(**self._embedded(tokens, trees), **where, use_cache=False).last_hidden_state
-        return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
+            return self._forward_padded(trees)
+        tokens = self._padded([[token for tree in trees for token in tree.tokens]])
+        hidden = self._tower(
+            **self._embedded(tokens, trees),
+            position_ids=self._positions([trees]),
+            **tree_attention.of(trees, self.network.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        starts = itertools.accumulate(map(len, trees), initial=0)
+        ends = [start + end for start, tree in zip(starts, trees, strict=False) for end in tree.ends]
+        return list(torch.split(self._judged(hidden[ends]), [len(tree.ends) for tree in trees]))
 
     def token_ids(self, trajectory: Trajectory | str) -> list[int]:
         """Return a trajectory, or a text, as token ids; see `Reader.read`."""
@@ -237,16 +243,24 @@ class TransformerRewardModel:
     def _merged(
         self, read: Sequence[ReadTrajectory], tasks: Sequence[str]
     ) -> tuple[list[TrajectoryTree], list[tuple[int, int]]]:
-        return rendering.merged(read, tasks, tree_tokens=self._tree_tokens if self.layout == "token trees" else 0)
+        longest = max((len(one.tokens) for one in read), default=0)
+        tree_tokens = max(_PASS_TOKENS, 2 * longest) if self.layout == "token trees" else 0
+        return rendering.merged(read, tasks, tree_tokens=tree_tokens)
 
     def _score_tasks(self, read: Sequence[ReadTrajectory], tasks: Sequence[str]) -> tuple[list[float], int]:
         """Return scores, and how many tokens were computed, trees of like length together."""
         trees, places = self._merged(read, tasks)
         scores: list[list[float]] = [[] for _ in trees]
-        by_length = sorted(range(len(trees)), key=lambda i: len(trees[i]))
-        while by_length:
-            longest = len(trees[by_length[-1]])
-            rows = [by_length.pop() for _ in range(min(len(by_length), max(1, _PASS_TOKENS // longest)))]
+        waiting = sorted(range(len(trees)), key=lambda i: len(trees[i]))
+        while waiting:
+            rows = [waiting.pop()]
+            longest = tokens = len(trees[rows[0]])
+            while waiting:
+                size = longest if self.layout == "padded batches" else len(trees[waiting[-1]])
+                if tokens + size > _PASS_TOKENS:
+                    break
+                tokens += size
+                rows.append(waiting.pop())
             for row, values in zip(rows, self.forward([trees[i] for i in rows]), strict=True):
                 scores[row] = values.tolist()
         return [scores[tree][end] for tree, end in places], sum(map(len, trees))
@@ -272,7 +286,7 @@ class TransformerRewardModel:
     def _grow(self, kept: _Kept, waiting: Sequence[int], found: list[float]) -> int:
         """Compute and count a tree's new tokens, and put the scores of its last sequences into `found`."""
         tree, start = kept.tree, len(kept.scores)
-        mask, positions = tree.ancestors(start), self._positions([tree])
+        mask, positions = tree.ancestors(start), self._positions([[tree]])
         for begin in range(start, len(tree), _GROW_TOKENS):
             end = min(begin + _GROW_TOKENS, len(tree))
             hidden = self._tower(
@@ -298,12 +312,27 @@ class TransformerRewardModel:
         scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
         return scores.float()
 
-    def _positions(self, trees: Sequence[TrajectoryTree]) -> torch.Tensor:
-        """Return `[B, L]` positions, or `[3, B, L]` where the network tells height, width and time apart."""
-        if not trees[0].positions:
-            return self._padded([tree.depths for tree in trees])
-        axes = [[[place[axis] for place in tree.positions] for tree in trees] for axis in range(3)]
-        return torch.stack([self._padded(axis) for axis in axes])
+    def _forward_padded(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
+        """Return the same as `forward`, each tree being a single sequence and a row of its own."""
+        tokens = self._padded([tree.tokens for tree in trees])
+        seen = self._padded([[1] * len(tree) for tree in trees])
+        if self._kind == "encoder":
+            return list(self.network(input_ids=tokens, attention_mask=seen).logits.float())
+        where = {"position_ids": self._positions([[tree] for tree in trees])} if trees[0].positions else {}
+        embedded = self._embedded(tokens, trees)
+        hidden = self._tower(**embedded, **where, attention_mask=seen, use_cache=False).last_hidden_state
+        return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
+
+    def _positions(self, rows: Sequence[Sequence[TrajectoryTree]]) -> torch.Tensor:
+        """Return `[B, L]` positions, or `[3, B, L]` where the network tells height, width and time apart.
+
+        Args:
+            rows: in each row trees that lie end to end.
+        """
+        if not rows[0][0].positions:
+            return self._padded([[depth for tree in row for depth in tree.depths] for row in rows])
+        places = [[place for tree in row for place in tree.positions] for row in rows]
+        return torch.stack([self._padded([[place[axis] for place in row] for row in places]) for axis in range(3)])
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.from_numpy(pad(rows)).to(self.network.device)
@@ -318,18 +347,25 @@ class TransformerRewardModel:
         drawn = Random(0).choices(range(self.network.config.get_text_config().vocab_size), k=24)
         sequences = (tuple(drawn[:16]), tuple(drawn[:8] + drawn[16:]))
         both = [ReadTrajectory(one, {}, self._eyes.positions(one, {}) if self._eyes else []) for one in sequences]
+        usual = self._tower.config._attn_implementation
         with torch.no_grad():
             alone = torch.tensor(self._score_tasks(both, ["", ""])[0])
+            if usual not in ("sdpa", tree_attention.NAME):
+                return "padded batches"
             self.layout = "token trees"
+            self._tower.set_attn_implementation(tree_attention.NAME)
             try:
                 together = torch.tensor(self._score_tasks(both, ["", ""])[0])
                 later = torch.tensor([self._score_task([one], "")[0][0] for one in both])
             except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
                 # How a network refuses a mask or a cache of its own making is its own affair.
-                return "padded batches"
+                together = later = torch.full_like(alone, math.nan)
             finally:
                 self.forget()
-        return "token trees" if self._agree(alone, together) and self._agree(alone, later) else "padded batches"
+        if self._agree(alone, together) and self._agree(alone, later):
+            return "token trees"
+        self._tower.set_attn_implementation(usual)
+        return "padded batches"
 
     def _try_out_eyes(self, eyes: _Eyes) -> None:
         """Check that parts put together here see what the whole network sees: some families mask pictures their way."""

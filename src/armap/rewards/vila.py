@@ -110,7 +110,7 @@ class VilaRewardModel(TransformerRewardModel):
         try:
             network, report = VilaForSequenceClassification.from_pretrained(
                 folder,
-                dtype=dtype or ("auto" if weights.device() == "cuda" else "float32"),
+                dtype=dtype or ("float32" if weights.device() == "cpu" else "auto"),
                 output_loading_info=True,
                 # Reported below in a sentence instead of raised.
                 ignore_mismatched_sizes=True,

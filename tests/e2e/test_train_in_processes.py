@@ -1,0 +1,56 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the local extra is not installed: training in two processes is not tested")
+
+from armap.store import RunFolder
+from armap.types import HeldoutScore, TrainingPoint
+from tiny_model import make_tiny_model
+
+from .runs import armap, environment
+
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--main_process_port", "0")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """A run folder with pairs and nothing trained."""
+    run = tmp_path_factory.mktemp("pairs") / "run"
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 120, "--samples", 8, "--run", run)
+    armap("synthesize", "--run", run)
+    return run
+
+
+def train(pairs: Path, folder: Path, *launch: object) -> tuple[list[TrainingPoint], list[HeldoutScore]]:
+    """Train a copy of the run folder, and return the curve and the held-out scores."""
+    run = folder / "run"
+    shutil.copytree(pairs, run)
+    backbone = make_tiny_model(folder / "backbone")
+    # Seven pairs are shared unevenly by two processes, and take a different number of passes in each.
+    options = ("--layers", 0, "--pairs-per-step", 7, "--evaluate-every", 5, "--lora-rank", 4, "--pass-tokens", 200)
+    words = ("-m", "armap.cli", "train", "--run", run, "--backbone", backbone, *options, "--json")
+    done = subprocess.run(
+        [*map(str, launch), *map(str, words)], capture_output=True, text=True, env=environment(), timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    # One process speaks, whoever else computes.
+    assert 0 <= json.loads(done.stdout)["pairwise_accuracy"]["mean"] <= 1
+    assert not (run / "checkpoints").exists()
+    with RunFolder(run, writable=False) as there:
+        return there.read("training", TrainingPoint), there.read("heldout", HeldoutScore)
+
+
+def test_two_processes_follow_the_curve_of_one_with_the_same_batches(pairs, tmp_path):
+    points, scores = train(pairs, tmp_path / "one", sys.executable)
+    shared_points, shared_scores = train(pairs, tmp_path / "two", *LAUNCH, "--num_processes", 2)
+    assert len(points) == len(shared_points) >= 10
+    for point, shared in zip(points, shared_points, strict=True):
+        assert shared.model_dump() == pytest.approx(point.model_dump(), abs=1e-4)
+    assert points[4].heldout_loss is not None
+    for score, shared in zip(scores, shared_scores, strict=True):
+        assert (shared.chosen, shared.rejected) == pytest.approx((score.chosen, score.rejected), abs=1e-3)
