@@ -26,11 +26,14 @@ from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_e
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.images import ImageFolder
 from armap.pipeline.evaluate import evaluate as measure
+from armap.pipeline.funnel import data_remarks, funnel_table
 from armap.pipeline.judge_report import judge_sections, judge_table
+from armap.pipeline.negatives import ORIGINS
 from armap.pipeline.page import write_page
 from armap.pipeline.plan import PLANNERS, AnyPlanner, make_planner
 from armap.pipeline.report import metrics_table, write_report
 from armap.pipeline.sweep import sweep as sweep_weights
+from armap.pipeline.synthesize import SynthesisSettings
 from armap.pipeline.tradeoff import sweep_table
 from armap.pipeline.train import REWARD_MODEL_FOLDER
 from armap.planners.best_of_n import BestOfN
@@ -57,6 +60,7 @@ _fit = FitSettings()
 # Defaults that typer reads and never changes.
 _BASELINE_AND_BEST = ["greedy", "best_of_n"]
 _AS_USUAL: list[str] = []
+_ALL_ORIGINS: list[str] = [*ORIGINS]
 
 T = TypeVar("T")
 
@@ -208,7 +212,7 @@ def demo(
         )
     with _open(run, agent, Budget(), concurrency) as (shop, do):
         do(shop.collect(tasks=collect_tasks or usual.collect_tasks, samples=samples or usual.samples))
-        do(shop.synthesize(writer="environment"))
+        do(shop.synthesize(SynthesisSettings()))
         do(shop.train(kind="transformer", settings=_fit, heldout_share=0.2))
         planners: list[AnyPlanner] = [Greedy(), BestOfN(n=n or usual.n)]
         metrics = do(shop.evaluate(planners, tasks=tasks or usual.tasks, reward_model=None))
@@ -235,6 +239,10 @@ def collect(
         bool, typer.Option("--images", help="Keep a picture of every observation, where the environment draws them.")
     ] = False,
     evaluation: Evaluation = None,
+    invent: Annotated[
+        bool,
+        typer.Option("--invent", help="Let the model invent instructions for the training tasks before it tries them."),
+    ] = False,
     tasks: Annotated[int, typer.Option(min=1, help="Training tasks to collect on.")] = 40,
     samples: Annotated[int, typer.Option(min=1, help="Trajectories per task.")] = 8,
     seed: Seed = 0,
@@ -267,7 +275,7 @@ def collect(
         )
     budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
     with _open(run, agent, budget, concurrency) as (shop, do):
-        do(shop.collect(tasks=tasks, samples=samples))
+        do(shop.collect(tasks=tasks, samples=samples, invent=invent))
         there = shop.run.read("trajectories", Trajectory)
         not_begun = [entry for entry in shop.run.read("failures", TaskFailure) if entry.stage == "collect"]
         failures = [trajectory.failure for trajectory in there if trajectory.failure]
@@ -292,6 +300,28 @@ def synthesize(
         Literal["environment", "model"],
         typer.Option(help="Who writes the instruction that fits a trajectory: the environment or the language model."),
     ] = "environment",
+    elaborate: Annotated[
+        bool, typer.Option(help="With --writer model: go into more detail once the instruction is restored.")
+    ] = True,
+    judge: Annotated[
+        Literal["none", "model"] | None,
+        typer.Option(
+            help="Who has to agree, in both orders, that the chosen side is the better one; by default the language "
+            "model where it is also the writer, and nobody where the environment compares outcomes itself."
+        ),
+    ] = None,
+    origins: Annotated[
+        list[str],
+        typer.Option("--origin", help=f"How rejected sides are made: {', '.join(ORIGINS)}; repeat it for several."),
+    ] = _ALL_ORIGINS,
+    rejected: Annotated[int, typer.Option(min=1, help="Rejected sides of each origin for a chosen one.")] = 1,
+    labels: Annotated[
+        Literal["hindsight", "oracle"],
+        typer.Option(help="`oracle` is an ablation: the environment's own reward says which side is the chosen one."),
+    ] = "hindsight",
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="An ablation: keep pairs whose sides came to the same thing.")
+    ] = False,
     concurrency: Concurrency = 4,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -299,17 +329,29 @@ def synthesize(
     max_cost_usd: MaxCost = None,
     as_json: Json = False,
 ) -> None:
-    """Make verified preference pairs out of the collected trajectories."""
+    """Make verified preference pairs out of the collected trajectories, and say what became of each."""
     budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
-    with _open(run, None, budget, concurrency) as (shop, do):
-        do(shop.synthesize(writer=writer))
-        data = measure(shop.run).data
-        _say(
-            as_json,
-            f"Pairs made: {_counts(data.pairs)}\nDiscarded:  {_counts(data.discarded)}\n"
-            f"Mean steps: {data.chosen_steps or 0:.1f} chosen, {data.rejected_steps or 0:.1f} rejected",
-            **data.model_dump(),
+    with _options():
+        settings = SynthesisSettings.model_validate(
+            {
+                "labels": labels,
+                "origins": tuple(dict.fromkeys(origins)),
+                "rejected": rejected,
+                "verify": not unverified,
+            }
         )
+    asked = judge or ("model" if writer == "model" and not unverified and labels == "hindsight" else "none")
+    with _open(run, None, budget, concurrency) as (shop, do):
+        do(shop.synthesize(settings, writer=writer, elaborate=elaborate, judge=asked))
+        data = measure(shop.run).data
+        if as_json:
+            sys.stdout.write(data.model_dump_json() + "\n")
+            return
+        console = Console()
+        console.print(funnel_table(data))
+        for remark in data_remarks(data):
+            console.print(remark, markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.write(f"Pairs made: {_counts(data.pairs)}\nDiscarded:  {_counts(data.discarded)}\n")
 
 
 @app.command()

@@ -17,11 +17,13 @@ from armap.errors import ConfigError, DataError
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.collect import collect
+from armap.pipeline.collect import Inventor, collect
 from armap.pipeline.evaluate import evaluate
 from armap.pipeline.examine import examine
+from armap.pipeline.funnel import ablations
+from armap.pipeline.judging import PairJudge
 from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
-from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
+from armap.pipeline.synthesize import SynthesisSettings, synthesize
 from armap.pipeline.train import (
     CALIBRATION_FILE,
     REWARD_MODEL_FOLDER,
@@ -29,6 +31,7 @@ from armap.pipeline.train import (
     split_pairs,
     train,
 )
+from armap.pipeline.writers import EnvironmentWriter, InstructionWriter, LLMWriter
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
 from armap.reward_models import ShowProgress, is_address, linear_fit, load_reward_model, remarks, transformer_fit
@@ -133,12 +136,18 @@ class Workshop:
         self._open.callback(self._environment.close)
         self._open.callback(self._world.close)
 
-    async def collect(self, *, tasks: int, samples: int) -> None:
-        """Collect trajectories on training tasks."""
-        available = self.entry.training_tasks(self.evaluation_tasks())
+    async def collect(self, *, tasks: int, samples: int, invent: bool = False) -> None:
+        """Collect trajectories on training tasks, or on instructions that the model invents for them."""
+        kept_out = self.evaluation_tasks()
+        available = self.entry.training_tasks(kept_out)
         chosen = _draw(available, tasks, self.agent.seed, "training")
+        inventor = None
+        if invent:
+            inventor = Inventor(
+                self.llm(), rules=self.entry.rules, examples=available, forbidden=kept_out, seed=self.agent.seed
+            )
         self.llm()
-        self._begin("collect", tasks=tasks, samples=samples)
+        self._begin("collect", tasks=tasks, samples=samples, invent=invent)
         if self.entry.notice:
             self._console.print(self.entry.notice, markup=False, highlight=False, soft_wrap=True)
         with self._progress("collect") as show:
@@ -147,27 +156,45 @@ class Workshop:
                 chosen,
                 world=self._world,
                 make_policy=self._policy,
+                inventor=inventor,
                 samples=samples,
                 seed=self.agent.seed,
                 concurrency=self._concurrency,
                 on_progress=show,
             )
 
-    async def synthesize(self, *, writer: str) -> None:
-        """Make preference pairs; `writer` is `environment` or `model`."""
+    async def synthesize(
+        self, settings: SynthesisSettings, *, writer: str = "environment", elaborate: bool = True, judge: str = "none"
+    ) -> None:
+        """Make preference pairs.
+
+        Args:
+            settings: how they are made.
+            writer: who writes the instructions, `environment` or `model`.
+            elaborate: whether a model that writes elaborates what it wrote.
+            judge: `model`, or `none`.
+        """
         chosen: InstructionWriter
         if writer == "model":
-            chosen = LLMWriter(self.llm(), seed=self.agent.seed)
+            chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
         elif isinstance(self._environment, HindsightWriter):
             chosen = EnvironmentWriter(self._environment)
         else:
             raise ConfigError(f"{self.agent.env} cannot state outcomes in words; type: --writer model")
+        if settings.labels == "oracle" and self.run.manifest.stages["collect"].settings.get("invent"):
+            raise ConfigError(
+                "What the environment pays says nothing about invented instructions; use a run folder that was "
+                "collected without --invent."
+            )
+        asked = PairJudge(self.llm(), seed=self.agent.seed) if judge == "model" else None
         self.llm()
-        self._begin("synthesize", writer=writer)
+        self._begin("synthesize", writer=writer, elaborate=elaborate, judge=judge, **settings.model_dump(mode="json"))
         with self._progress("synthesize") as show:
             await synthesize(
                 self.run,
+                settings=settings,
                 writer=chosen,
+                judge=asked,
                 world=self._world,
                 make_policy=self._policy,
                 evaluation_tasks=self.evaluation_tasks(),
@@ -307,9 +334,12 @@ class Workshop:
         if not file.is_file():
             return judge
         try:
-            return Calibrated(judge, Calibration.model_validate_json(file.read_bytes()))
+            calibration = Calibration.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
+        for sentence in ablations(calibration.labelled_by):
+            self._console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return Calibrated(judge, calibration)
 
     def _remark(self, judge: RewardModel) -> None:
         """Say what a reward model did not read as it was."""

@@ -157,6 +157,50 @@ class Trajectory(Record):
         return self
 
 
+class Usage(Record):
+    """What was spent on language models."""
+
+    calls: int = 0
+    """Requests sent."""
+    prompt_tokens: int = 0
+    """Tokens read by the model, cached ones included."""
+    cached_tokens: int = 0
+    """Tokens among `prompt_tokens` that the model did not have to compute again."""
+    completion_tokens: int = 0
+    """Tokens written by the model."""
+    cost_usd: float = 0.0
+    """Money, where a price is known."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls - other.calls,
+            prompt_tokens=self.prompt_tokens - other.prompt_tokens,
+            cached_tokens=self.cached_tokens - other.cached_tokens,
+            completion_tokens=self.completion_tokens - other.completion_tokens,
+            cost_usd=self.cost_usd - other.cost_usd,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+Check = Literal["attempt", "instruction", "failure", "outcome", "judge", "duplicate", "length"]
+"""What a preference pair has to pass, in this order: an attempt worth writing about; an instruction that fits, is no
+evaluation task and gives no action away; nothing broke; the sides came to different things; the judge agrees; nothing
+like it is there; and lengths do not tell the sides apart."""
+
+
 class PreferencePair(Record):
     """One instruction, a trajectory that fulfils it and one that does not."""
 
@@ -171,11 +215,15 @@ class PreferencePair(Record):
     source_task_id: str
     """The task the policy was attempting when it produced `chosen`; pairs of one source belong to one split."""
     origin: str
-    """How the rejected trajectory was made: `altered_action` or `other_outcome`."""
+    """How the rejected trajectory was made, such as `altered_action`; see `armap.pipeline.negatives`."""
     instruction_writer: str
-    """Who wrote the instruction: `environment` or the name of a language model."""
+    """Who wrote the instruction: `environment`, the name of a language model, or `task` where it was not rewritten."""
     verified_by: str
-    """What established the difference, such as `execution`."""
+    """What established which side is the chosen one: `execution`, `environment reward` (an oracle) or `nothing`."""
+    judge: str | None = None
+    """The language model that took the chosen side for the better one in both orders; None if none was asked."""
+    usage: Usage = Usage()
+    """What making it took of language models; of the pairs of one attempt the first carries its instruction's cost."""
 
     @model_validator(mode="after")
     def _both_sides_attempt_the_task(self) -> Self:
@@ -194,8 +242,12 @@ class DiscardedPair(Record):
     """The id it would have had."""
     origin: str
     """How its rejected trajectory was to be made."""
+    check: Check
+    """What it did not pass."""
     reason: str
     """Why not, in a few words that are the same for the same cause."""
+    usage: Usage = Usage()
+    """What it took of language models until then."""
 
 
 class TrainingPoint(Record):
@@ -237,35 +289,8 @@ class Calibration(Record):
     """What stands beside it."""
     pairs: int = Field(gt=0)
     """Held-out pairs it was fitted to."""
-
-
-class Usage(Record):
-    """What was spent on language models."""
-
-    calls: int = 0
-    """Requests sent."""
-    prompt_tokens: int = 0
-    """Tokens read by the model, cached ones included."""
-    cached_tokens: int = 0
-    """Tokens among `prompt_tokens` that the model did not have to compute again."""
-    completion_tokens: int = 0
-    """Tokens written by the model."""
-    cost_usd: float = 0.0
-    """Money, where a price is known."""
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            calls=self.calls + other.calls,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cost_usd=self.cost_usd + other.cost_usd,
-        )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read and written."""
-        return self.prompt_tokens + self.completion_tokens
+    labelled_by: tuple[str, ...] = ()
+    """What established the chosen sides of the pairs the model was trained on; see `PreferencePair.verified_by`."""
 
 
 class Budget(Record):
@@ -570,12 +595,17 @@ class DataMetrics(Record):
     """Pairs made, by origin."""
     discarded: dict[str, int]
     """Pairs not made, by reason."""
-    chosen_longer_share: float | None
-    """Share of pairs whose chosen trajectory has more steps than the rejected one."""
-    chosen_shorter_share: float | None
-    """Share of pairs whose chosen trajectory has fewer."""
-    same_length_share: float | None
-    """Share of pairs whose trajectories have equally many."""
+    funnel: dict[str, dict[str, int]]
+    """By origin: `begun`, and then how many were left after each check."""
+    labelled_by: tuple[str, ...]
+    """What established which side is the chosen one, see `PreferencePair.verified_by`."""
+    judges: tuple[str, ...]
+    """Language models that were asked as judges."""
+    length_tells: dict[str, float]
+    """How often the longer side, or the shorter one if that is right more often, is the chosen one; in `steps` and in
+    `characters`, equals counting half."""
+    spent: Usage
+    """What making pairs took of language models, discarded ones included."""
     chosen_steps: float | None
     """Mean length of chosen trajectories."""
     rejected_steps: float | None

@@ -334,11 +334,16 @@ def test_the_data_funnel_and_the_balance_of_lengths(run):
             pair("3", short, trajectory(task, solved=False), "other_outcome"),
             pair("4", short, long, "other_outcome"),
         ],
-        discarded=[DiscardedPair(id=str(i), origin="altered_action", reason="same outcome") for i in range(3)],
+        discarded=[
+            DiscardedPair(id=str(i), origin="altered_action", check="outcome", reason="same outcome") for i in range(3)
+        ],
     ).data
     assert (data.trajectories, data.pairs) == (2, {"altered_action": 1, "other_outcome": 3})
     assert data.discarded == {"same outcome": 3}
-    assert (data.chosen_longer_share, data.chosen_shorter_share, data.same_length_share) == (0.25, 0.5, 0.25)
+    assert data.funnel["altered_action"] == {
+        "begun": 4, "attempt": 4, "instruction": 4, "failure": 4, "outcome": 1, "judge": 1, "duplicate": 1, "length": 1,
+    }  # fmt: skip
+    assert data.length_tells["steps"] == 0.625
     assert (data.chosen_steps, data.rejected_steps) == (9 / 4, 10 / 4)
 
 

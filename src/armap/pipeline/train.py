@@ -9,6 +9,7 @@ from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
+from armap.pipeline.funnel import ablations
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
 from armap.seeds import rng_for
@@ -114,8 +115,11 @@ async def train(
     draft = run.path / f".{REWARD_MODEL_FOLDER}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     model.save(draft)
-    (draft / CALIBRATION_FILE).write_text(fit_calibration(scored).model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (draft / "README.md").write_text(_model_card(model.name, len(training), scored), encoding="utf-8")
+    labelled_by = tuple(sorted({pair.verified_by for pair in training}))
+    calibration = fit_calibration(scored).model_copy(update={"labelled_by": labelled_by})
+    (draft / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    card = _model_card(model.name, len(training), scored, ablations(labelled_by))
+    (draft / "README.md").write_text(card, encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)
     return model
@@ -167,8 +171,9 @@ async def _score_heldout(run: RunFolder, model: RewardModel, heldout: Sequence[P
     return scored
 
 
-def _model_card(name: str, training_pairs: int, scored: Sequence[HeldoutScore]) -> str:
+def _model_card(name: str, training_pairs: int, scored: Sequence[HeldoutScore], remarks: Sequence[str]) -> str:
     accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
+    said = "".join(f"\n**{remark}**\n" for remark in remarks)
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification
@@ -179,7 +184,7 @@ tags: [reward-model, agents]
 
 Scores how well an agent's trajectory fulfils its instruction. Higher is better; scores have no unit and compare only
 trajectories of one task. Trained by `armap train` from {name}.
-
+{said}
 - Data: {training_pairs} preference pairs made from the agent's own trajectories: instructions rewritten to fit what
   happened, rejected trajectories executed and found to come to something else. No human labels and no rewards of the
   environment.
