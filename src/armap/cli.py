@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import AgentSettings, Workshop, agent_of
+from armap.commands import UNTRAINED, AgentSettings, Workshop, agent_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
@@ -115,8 +115,8 @@ Data = Annotated[
 
 
 def _place(text: str) -> str:
-    """Return an address as it is, and a folder as it is found from anywhere."""
-    return text if is_address(text) else str(Path(text).resolve())
+    """Return an address or a name as it is, and a folder as it is found from anywhere."""
+    return text if is_address(text) or text in UNTRAINED else str(Path(text).resolve())
 
 
 RewardModelPlace = Annotated[
@@ -124,9 +124,10 @@ RewardModelPlace = Annotated[
     typer.Option(
         "--reward-model",
         parser=_place,
-        metavar="FOLDER|URL",
+        metavar="FOLDER|URL|prompted|chance",
         help="Folder of a trained reward model, or the address of a server that `armap serve` or vLLM runs, whose "
-        f"token is read from {SERVE_TOKEN}; default: the run's own.",
+        f"token is read from {SERVE_TOKEN}; default: the run's own. For comparison: `prompted` asks the run's language "
+        "model, and `chance` knows nothing.",
     ),
 ]
 

@@ -36,9 +36,11 @@ from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
 from armap.reward_models import ShowProgress, is_address, linear_fit, load_reward_model, remarks, transformer_fit
 from armap.rewards.calibration import Calibrated
+from armap.rewards.chance import ChanceRewardModel
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.http import HTTPRewardModel
 from armap.rewards.objective import STEPS, Objective, ObjectiveRewardModel
+from armap.rewards.prompted import PromptedRewardModel
 from armap.seeds import rng_for
 from armap.store import Ledger, RunFolder
 from armap.types import (
@@ -59,6 +61,8 @@ from armap.world import LiveWorld
 
 SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
+UNTRAINED = PROMPTED, CHANCE = "prompted", "chance"
+"""Names of the reward models that nobody trained: the run's language model, and nothing at all."""
 
 
 class AgentSettings(Record):
@@ -317,6 +321,10 @@ class Workshop:
         return self._calibrated(judge, place)
 
     def _load_judge(self, place: str | None) -> RewardModel:
+        if place == PROMPTED:
+            return PromptedRewardModel(self.llm(), seed=self.agent.seed)
+        if place == CHANCE:
+            return ChanceRewardModel(seed=self.agent.seed)
         judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
         self._open.callback(self._remark, judge)
         if isinstance(judge, HTTPRewardModel):
@@ -328,7 +336,7 @@ class Workshop:
 
         The terms of an objective are points of the score, so it means the same.
         """
-        if place is not None and is_address(place):
+        if place is not None and (is_address(place) or place in UNTRAINED):
             return judge
         file = (self.run.path / REWARD_MODEL_FOLDER if place is None else Path(place)) / CALIBRATION_FILE
         if not file.is_file():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import fmean
 
 from rapidfuzz import fuzz
+from rapidfuzz.utils import default_process
 
 from armap.seeds import rng_for
 from armap.types import Check, PreferencePair, Trajectory
@@ -56,7 +57,7 @@ def select(drafts: Iterable[PreferencePair], *, seed: int) -> tuple[list[Prefere
         there = known.setdefault(_content(pair), [])
         if pair.task.instruction in there:
             refused[pair.id] = ("duplicate", "the same pair again")
-        elif any(fuzz.ratio(pair.task.instruction, other) >= _ALIKE for other in there):
+        elif any(fuzz.ratio(pair.task.instruction, other, processor=default_process) >= _ALIKE for other in there):
             refused[pair.id] = ("duplicate", "a pair very much like it is there")
         else:
             there.append(pair.task.instruction)
