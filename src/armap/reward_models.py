@@ -127,7 +127,12 @@ def transformer_fit(
     from armap.rewards.fitting import TransformerFit
 
     model = transformer_family(settings.backbone).from_backbone(
-        settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=seed, images=run.images
+        settings.backbone,
+        layers=settings.layers,
+        max_tokens=settings.max_tokens,
+        pooling=settings.pooling,
+        seed=seed,
+        images=run.images,
     )
 
     def fit(

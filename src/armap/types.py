@@ -176,6 +176,8 @@ class PreferencePair(Record):
     """Who wrote the instruction: `environment` or the name of a language model."""
     verified_by: str
     """What established the difference, such as `execution`."""
+    margin: float = Field(default=0.0, allow_inf_nan=False)
+    """By how much `chosen` is to score above `rejected` at least, where that is known."""
 
     @model_validator(mode="after")
     def _both_sides_attempt_the_task(self) -> Self:

@@ -160,6 +160,14 @@ def test_another_picture_is_another_score(model, folder, trajectories):
     assert min(abs(scores[0] - scores[1]), abs(scores[0] - scores[2]), abs(scores[1] - scores[2])) > 1e-3
 
 
+def test_pooling_by_the_mean_counts_the_tokens_of_pictures(backbone, plain, folder, trajectories):
+    model = TransformerRewardModel.from_backbone(backbone, seed=1, pooling="mean", images=folder)
+    with torch.no_grad():
+        hidden = [plain.network.base_model(**plain.inputs(one)).last_hidden_state for one in trajectories]
+        expected = [float(plain.network.score(one.mean(1))) for one in hidden]
+    assert model.score_blocking(trajectories) == pytest.approx(expected, abs=1e-5)
+
+
 def test_trajectories_without_pictures_are_fine(model, plain, trajectories):
     bare = [
         one.model_copy(
