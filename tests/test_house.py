@@ -21,6 +21,7 @@ LAYERS = (
     {"planners", "engines"},
     {"pipeline", "serve"},
     {"environments", "doctor", "reward_models"},
+    {"judging"},
     {"commands", "gymnasium_ids"},
     {"cli"},
 )

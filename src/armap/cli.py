@@ -9,8 +9,8 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -20,12 +20,14 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import AgentSettings, Workshop, agent_of
+from armap.commands import AgentSettings, Workshop, agent_of, judging_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.images import ImageFolder
+from armap.judging import Judging
 from armap.pipeline.evaluate import evaluate as measure
+from armap.pipeline.exchange import export_pairs, import_pairs
 from armap.pipeline.judge_report import judge_sections, judge_table
 from armap.pipeline.page import write_page
 from armap.pipeline.plan import PLANNERS, AnyPlanner, make_planner
@@ -58,6 +60,7 @@ _BASELINE_AND_BEST = ["greedy", "best_of_n"]
 _AS_USUAL: list[str] = []
 
 T = TypeVar("T")
+Shop = TypeVar("Shop", bound=Judging)
 
 
 class _Do(Protocol):
@@ -318,6 +321,42 @@ def synthesize(
         )
 
 
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Preference data sets: .jsonl or .parquet files.")
+    ],
+    run: NewRun,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Take in preference pairs of a data set, to train on: `prompt`, `chosen`, `rejected` and `images`.
+
+    A side is a list of messages, or a plain text. What both sides begin with stands in `prompt`, or in both of them.
+    """
+    with RunFolder(run) as folder:
+        found = import_pairs(folder, files, seed=seed)
+        left_out = f"; {found.discarded} rows were left out, as both of their sides are the same"
+        _say(
+            as_json,
+            f"{found.pairs} pairs are in {run / 'pairs.jsonl'}{left_out if found.discarded else ''}.",
+            **found._asdict(),
+        )
+
+
+@app.command("export")
+def export(
+    place: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: a .jsonl file, or a .parquet file.")],
+    run: Run,
+    as_json: Json = False,
+) -> None:
+    """Write the preference pairs as a data set, which `datasets` loads and TRL trains on."""
+    _require_run(run)
+    with RunFolder(run, writable=False) as folder:
+        count = export_pairs(folder, place)
+        _say(as_json, f"{count} pairs are in {place}.", pairs=count, file=str(place))
+
+
 @app.command()
 def train(
     run: Run,
@@ -422,7 +461,8 @@ def train(
     settings = _fit_settings(preset, {name: value for name, value in said.items() if value is not None})
     # `accelerate launch` numbers the processes it starts; the first one writes, the others help it to compute.
     helping = int(os.environ.get("RANK", "0")) > 0
-    with _open(run, None, Budget(), 1, writable=not helping) as (shop, do):
+    _require_run(run)
+    with _opened(run, judging_of, writable=not helping) as (shop, do):
         do(
             shop.train(
                 kind=kind,
@@ -458,7 +498,8 @@ def judge_report(run: Run = Path("runs/demo"), reward_model: RewardModelPlace = 
     It is examined on the pairs that were held out in the run, and on the candidates of best_of_n where that has run.
     The same is written to judge_report.html in the run folder, with charts.
     """
-    with _open(run, None, Budget(), 1) as (shop, do):
+    _require_run(run)
+    with _opened(run, judging_of) as (shop, do):
         found = do(shop.examine(reward_model=reward_model))
         page = write_page(
             shop.run.path / "judge_report.html", f"{found.reward_model} – armap", [*judge_sections(found)]
@@ -752,19 +793,30 @@ def _fit_settings(preset: str | None, said: dict[str, Any]) -> FitSettings:
         return FitSettings(**{**PRESETS.get(preset or "", {}), **said, **of_zero})
 
 
-@contextmanager
 def _open(
-    run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int, *, writable: bool = True
-) -> Iterator[tuple[Workshop, _Do]]:
+    run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int
+) -> AbstractContextManager[tuple[Workshop, _Do]]:
     """Open a run folder with the given agent, or with the one that collected in it."""
     if agent is None:
         _require_run(run)
+
+    def make(folder: RunFolder, console: Console) -> Workshop:
+        return Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=console)
+
+    return _opened(run, make)
+
+
+@contextmanager
+def _opened(
+    run: Path, make: Callable[[RunFolder, Console], Shop], *, writable: bool = True
+) -> Iterator[tuple[Shop, _Do]]:
+    """Open a run folder for what is made of it."""
     # Whoever only helps is silent.
     console = _messages if writable else Console(quiet=True)
     with RunFolder(run, writable=writable) as folder, asyncio.Runner() as runner:
         for repair in folder.repairs:
             _tell(f"Repaired {repair}.")
-        shop = Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=console)
+        shop = make(folder, console)
         try:
             yield shop, runner.run
         except KeyboardInterrupt:
