@@ -43,6 +43,7 @@ SHARED = {
     "pipeline.charts",
     "pipeline.figures",
     "pipeline.intervals",
+    "pipeline.model_card",
     "pipeline.judge_report",
     "pipeline.outline",
     "pipeline.page",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from armap.pipeline.examine import examine
 from armap.pipeline.train import REWARD_MODEL_FOLDER, help_train, split_pairs, train
 from armap.protocols import RewardModel
-from armap.reward_models import ShowProgress, linear_fit, load_reward_model, remarks, transformer_fit
+from armap.reward_models import ShowProgress, linear_fit, load_reward_model, made_from, remarks, transformer_fit
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.http import HTTPRewardModel
 from armap.store import RunFolder
@@ -81,7 +82,7 @@ class Judging:
                     fit=settings.model_dump(),
                 )
             # Whoever helps does the same, but for what is written.
-            step = help_train if helping else train
+            step = help_train if helping else partial(train, describe=partial(made_from, kind, settings))
             model = await step(
                 self.run,
                 fit=fit,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from armap.errors import ConfigError
 from armap.images import ImageFolder
+from armap.pipeline.model_card import MadeFrom
 from armap.pipeline.train import Fit, SavableRewardModel
 from armap.protocols import RewardModel
 from armap.rewards.fit_settings import FitSettings
@@ -16,7 +17,7 @@ from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
 from armap.store import RunFolder
 from armap.types import PreferencePair, TrainingPoint
-from armap.weights import require_local_extra, stored_settings
+from armap.weights import published, require_local_extra, stored_settings
 
 if TYPE_CHECKING:
     from armap.rewards.transformer import TransformerRewardModel
@@ -90,6 +91,15 @@ def transformer_family(backbone: str) -> type[TransformerRewardModel]:
 def remarks(judge: RewardModel) -> list[str]:
     """Return what a reward model did not read as it was, a sentence each; nothing where it cannot say."""
     return judge.remarks() if isinstance(judge, Remarking) else []
+
+
+def made_from(kind: str, settings: FitSettings) -> MadeFrom:
+    """Return what a reward model of a kind is grown from, for its card."""
+    if kind != "transformer":
+        return MadeFrom("armap")
+    repository, licence = published(settings.backbone)
+    library = transformer_family(settings.backbone).library
+    return MadeFrom(library, repository, licence, settings.model_dump(exclude={"backbone"}))
 
 
 def linear_fit(seed: int, show: ShowProgress) -> Fit:

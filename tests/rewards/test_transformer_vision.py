@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the local extra is not installed: n
 pytest.importorskip("PIL", reason="pillow is not installed: no vision reward model is tested")
 
 from PIL import Image  # noqa: E402
-from transformers import AutoConfig  # noqa: E402
+from transformers import AutoConfig, AutoModelForSequenceClassification  # noqa: E402
 
 from armap import weights  # noqa: E402
 from armap.errors import ConfigError, RewardModelError  # noqa: E402
@@ -93,7 +93,8 @@ class Plain:
         config = AutoConfig.from_pretrained(saved)
         self._marker = MARKERS.get(config.model_type, MARKERS["qwen"])
         self._processor = TransformerRewardModel.load(saved).processor
-        self.network = weights.scorer_class(config).from_pretrained(saved, dtype=torch.float32).eval()
+        # transformers itself finds the class, once it was made.
+        self.network = AutoModelForSequenceClassification.from_pretrained(saved, dtype=torch.float32).eval()
         self._folder = folder
 
     def inputs(self, trajectory: Trajectory) -> dict[str, "torch.Tensor"]:

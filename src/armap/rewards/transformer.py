@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple, Self, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -81,6 +81,9 @@ class TransformerRewardModel:
 
     Source: ARMAP, reward model; its released code for the place the score is read.
     """
+
+    library: ClassVar[str] = "transformers"
+    """What else loads the folder that `save` writes."""
 
     def __init__(self, scorer: weights.Scorer, images: ImageFolder | None = None) -> None:
         self.name, self.network = scorer.name, scorer.network

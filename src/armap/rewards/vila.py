@@ -41,6 +41,8 @@ class VilaRewardModel(TransformerRewardModel):
     is the one after the final norm, and the head has a bias.
     """
 
+    library = "armap"
+
     @classmethod
     def from_backbone(
         cls,
