@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -131,9 +133,11 @@ def transformer_fit(
         show: told of every step.
 
     Raises:
-        ConfigError: torch or transformers is missing, or there is no such backbone.
+        ConfigError: torch, transformers or the tracker is missing, or there is no such backbone.
     """
     require_local_extra()
+    if tracker is not None:
+        _require_tracker(tracker)
     from armap.rewards.fitting import TransformerFit
 
     model = transformer_family(settings.backbone).from_backbone(
@@ -151,16 +155,28 @@ def transformer_fit(
         *,
         on_point: Callable[[TrainingPoint], None],
     ) -> SavableRewardModel:
-        one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
+        # Some trackers talk; but only results go to stdout.
+        with redirect_stdout(sys.stderr):
+            one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
 
-        def note(point: TrainingPoint) -> None:
-            show(point.step, one.total_steps, _note(point))
-            on_point(point)
+            def note(point: TrainingPoint) -> None:
+                show(point.step, one.total_steps, _note(point))
+                on_point(point)
 
-        one.run(note)
+            one.run(note)
         return model
 
     return fit
+
+
+def _require_tracker(name: str) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name not in known:
+        raise ConfigError(f"There is no tracker {name!r}; choose from: {', '.join(known)}.")
+    if name not in map(str, get_available_trackers()):
+        raise ConfigError(f"The tracker {name} is not installed; type: pip install {name}")
 
 
 def _note(point: TrainingPoint) -> str:

@@ -122,9 +122,10 @@ class TransformerFit:
         self._accelerator.register_for_checkpointing(self._progress)
         self._accelerator.register_save_state_pre_hook(self._save_trained)
         self._accelerator.register_load_state_pre_hook(self._load_trained)
+        there = self._checkpoints()
         if tracker is not None:
-            self._accelerator.init_trackers("armap", config=settings.model_dump())
-        if there := self._checkpoints():
+            self._begin_tracking(folder.resolve().name, settings, resumed=bool(there))
+        if there:
             self._accelerator.load_state(str(there[-1]))
 
     @property
@@ -152,6 +153,12 @@ class TransformerFit:
                 self._save()
         self._accelerator.load_state(str(self._checkpoint(self._progress.best_step)))
         self._finish()
+
+    def _begin_tracking(self, name: str, settings: FitSettings, *, resumed: bool) -> None:
+        """Tell the tracker what is fitted and how, under the name of its folder."""
+        known = {setting: value for setting, value in settings.model_dump().items() if value is not None}
+        of_trackers = {"trackio": {"name": name, "resume": "allow" if resumed else "never"}, "wandb": {"name": name}}
+        self._accelerator.init_trackers("armap", config=known, init_kwargs=of_trackers)
 
     def _batches(self) -> Iterator[tuple[int, list[PreferencePair]]]:
         """Yield the steps that are still to do, until the held-out loss has stopped falling."""
