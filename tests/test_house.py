@@ -21,6 +21,7 @@ LAYERS = (
     {"planners", "engines"},
     {"pipeline", "serve"},
     {"environments", "doctor", "reward_models"},
+    {"judging"},
     {"commands", "gymnasium_ids"},
     {"cli"},
 )
@@ -43,8 +44,8 @@ SHARED = {
     "pipeline.figures",
     "pipeline.funnel",
     "pipeline.intervals",
+    "pipeline.model_card",
     "pipeline.judge_report",
-    "pipeline.judging",
     "pipeline.negatives",
     "pipeline.outline",
     "pipeline.page",
@@ -52,6 +53,7 @@ SHARED = {
     "pipeline.readings",
     "pipeline.selection",
     "pipeline.tradeoff",
+    "pipeline.verdicts",
     "pipeline.writers",
 }
 """What other members of its family may import; everything else in a family stands alone."""

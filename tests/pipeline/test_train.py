@@ -1,4 +1,3 @@
-import re
 from collections.abc import Sequence
 
 import pytest
@@ -6,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armap.errors import ConfigError
+from armap.pipeline.model_card import MadeFrom
 from armap.pipeline.train import split_pairs, train
 from armap.rewards.calibration import fit_calibration
 from armap.rewards.fit_settings import FitSettings
@@ -29,7 +29,15 @@ def fit_linear(pairs, heldout, *, on_point):
 
 
 async def run_train(run, fit=fit_linear, on_point=lambda _: None, unfinished=0):
-    await train(run, fit=fit, heldout_share=0.25, unfinished=unfinished, seed=0, on_point=on_point)
+    await train(
+        run,
+        fit=fit,
+        describe=lambda: MadeFrom("armap"),
+        heldout_share=0.25,
+        unfinished=unfinished,
+        seed=0,
+        on_point=on_point,
+    )
 
 
 @given(
@@ -142,21 +150,14 @@ async def test_what_scores_mean_is_fitted_to_the_held_out_pairs_and_stands_besid
     assert calibration.pairs == len(scored)
 
 
-async def test_the_model_card_is_front_matter_and_text_with_the_numbers_of_this_run(tmp_path):
+async def test_the_model_card_has_the_numbers_of_this_run(tmp_path):
     with run_folder(tmp_path) as run:
         await run_train(run)
         scored = run.read("heldout", HeldoutScore)
     card = (tmp_path / "reward_model" / "README.md").read_text("utf-8")
-    opening, front_matter, text = re.split(r"^---\n", card, flags=re.MULTILINE)
-    assert opening == ""
-    # Scalars and flow lists alone, so that one pattern says whether it is valid YAML.
-    assert all(re.fullmatch(r"\w+: (\[[\w-]+(, [\w-]+)*\]|[\w-]+)", line) for line in front_matter.splitlines())
-    fields = dict(line.split(": ") for line in front_matter.splitlines())
-    assert fields["tags"] == "[reward-model, agents]"
-    assert text.lstrip().startswith("# ")
     accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
-    assert f"Held-out pairwise accuracy: {accuracy:.3f} on {len(scored)} pairs" in text
-    assert f"{len(PAIRS) - len(scored)} preference pairs" in text
+    assert f"| all | {len(scored)} | {accuracy:.1%} | " in card
+    assert f"{len(PAIRS) - len(scored)} preference pairs to learn from and {len(scored)} held out" in card
 
 
 async def test_a_transformer_is_fitted_logged_saved_and_scores_as_recorded(tmp_path):

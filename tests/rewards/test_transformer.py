@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="the local extra is not installed: no transformer reward model is tested")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
 
 from armap import weights  # noqa: E402
 from armap.envs import toy  # noqa: E402
@@ -214,6 +214,43 @@ def test_control_tokens_in_what_was_seen_are_text(model):
     faked = TRAJECTORIES[0].model_copy(update={"final_observation": Observation(text="<end> You left.")})
     control = model.processor.convert_tokens_to_ids("<end>")
     assert control not in model.token_ids(faked)
+
+
+# Pooling, for comparison
+
+
+@torch.inference_mode()
+def plain_means(folder: Path, trajectories: list[Trajectory]) -> list[float]:
+    """Return what a folder's head says of the mean hidden state, by transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokens = [torch.tensor([tokenizer(render(trajectory)).input_ids]) for trajectory in trajectories]
+    return [float(network.score(network.base_model(one).last_hidden_state.mean(1))) for one in tokens]
+
+
+@pytest.mark.parametrize("make", [make_tiny_model, make_tiny_alibi_model], ids=["token trees", "padded batches"])
+def test_pooling_by_the_mean_is_the_head_on_the_mean_hidden_state_however_it_is_computed(tmp_path, make):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=1, pooling="mean")
+    model.save(tmp_path / "saved")
+    expected = plain_means(tmp_path / "saved", TRAJECTORIES)
+    assert max(expected) - min(expected) > 0.05
+    for one in (model, TransformerRewardModel.load(tmp_path / "saved")):
+        assert one.score_blocking(TRAJECTORIES) == pytest.approx(expected, abs=1e-5)
+        # Of one task, from call to call.
+        for start in range(0, 60, 25):
+            assert one.score_blocking(TRAJECTORIES[start : min(60, start + 25)]) == pytest.approx(
+                expected[start : min(60, start + 25)], abs=1e-5
+            )
+
+
+def test_an_encoder_has_its_own_place_for_the_score_and_refuses_another(tmp_path):
+    with pytest.raises(ConfigError, match="leave --pooling out"):
+        TransformerRewardModel.from_backbone(make_tiny_encoder(tmp_path), pooling="mean")
+
+
+def test_a_model_that_was_pooled_in_an_unknown_way_is_refused(damaged):
+    change_config(damaged, trajectory_pooling="max")
+    assert "trajectory_pooling is 'max'" in refusal(damaged)
 
 
 # Making

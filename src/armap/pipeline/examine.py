@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
-from armap.pipeline.intervals import bootstrap_ratio
+from armap.pipeline.intervals import share
 from armap.pipeline.outcomes import first_of_kind, success_by_n
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, Injection, injected, reworded
 from armap.protocols import RewardModel
@@ -165,15 +164,9 @@ def _shares_by(names: Sequence[str], pairs: Sequence[PreferencePair], counted: S
 
 def _share(pairs: Sequence[PreferencePair], counted: Sequence[bool]) -> Interval:
     """Return the share of one or more pairs that count, with its interval over source tasks."""
-    totals: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    for pair, counts_one in zip(pairs, counted, strict=True):
-        totals[pair.source_task_id] += 1
-        counts[pair.source_task_id] += counts_one
-    tasks = sorted(totals)
-    share = bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
-    assert share is not None
-    return share
+    found = share([pair.source_task_id for pair in pairs], counted)
+    assert found is not None
+    return found
 
 
 def _sure(scaled_margins: NDArray[np.float64]) -> NDArray[np.float64]:

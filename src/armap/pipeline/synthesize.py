@@ -17,9 +17,9 @@ from pydantic import Field
 
 from armap.engines.local import each
 from armap.errors import RunError
-from armap.pipeline.judging import PairJudge
 from armap.pipeline.negatives import ORIGINS, Discard, Origin, altered, execute, neighbours, other_attempts
 from armap.pipeline.selection import gives_away, select
+from armap.pipeline.verdicts import PairJudge
 from armap.pipeline.writers import InstructionWriter
 from armap.protocols import Policy, World
 from armap.seeds import rng_for

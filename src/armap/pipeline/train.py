@@ -9,7 +9,7 @@ from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
-from armap.pipeline.funnel import ablations
+from armap.pipeline.model_card import MadeFrom, model_card
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
 from armap.seeds import rng_for
@@ -74,6 +74,7 @@ async def train(
     run: RunFolder,
     *,
     fit: Fit,
+    describe: Callable[[], MadeFrom],
     heldout_share: float,
     unfinished: int,
     seed: int,
@@ -86,6 +87,7 @@ async def train(
     Args:
         run: the run folder.
         fit: fits a reward model.
+        describe: says what it grows from, for its card; asked once there is something to describe.
         heldout_share: share of the source tasks whose pairs are held out.
         unfinished: how many beginnings of each pair are learned from too; see `unfinished_pairs`.
         seed: decides every draw.
@@ -115,10 +117,11 @@ async def train(
     draft = run.path / f".{REWARD_MODEL_FOLDER}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     model.save(draft)
-    labelled_by = tuple(sorted({pair.verified_by for pair in training}))
-    calibration = fit_calibration(scored).model_copy(update={"labelled_by": labelled_by})
+    calibration = fit_calibration(scored).model_copy(
+        update={"labelled_by": tuple(sorted({pair.verified_by for pair in training}))}
+    )
     (draft / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    card = _model_card(model.name, len(training), scored, ablations(labelled_by))
+    card = model_card(model.name, describe(), training=training, heldout=heldout, scored=scored)
     (draft / "README.md").write_text(card, encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)
@@ -169,26 +172,3 @@ async def _score_heldout(run: RunFolder, model: RewardModel, heldout: Sequence[P
         if score.pair_id not in there:
             run.append("heldout", score)
     return scored
-
-
-def _model_card(name: str, training_pairs: int, scored: Sequence[HeldoutScore], remarks: Sequence[str]) -> str:
-    accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
-    said = "".join(f"\n**{remark}**\n" for remark in remarks)
-    return f"""---
-library_name: transformers
-pipeline_tag: text-classification
-tags: [reward-model, agents]
----
-
-# Trajectory reward model
-
-Scores how well an agent's trajectory fulfils its instruction. Higher is better; scores have no unit and compare only
-trajectories of one task. Trained by `armap train` from {name}.
-{said}
-- Data: {training_pairs} preference pairs made from the agent's own trajectories: instructions rewritten to fit what
-  happened, rejected trajectories executed and found to come to something else. No human labels and no rewards of the
-  environment.
-- Held-out pairwise accuracy: {accuracy:.3f} on {len(scored)} pairs of source tasks that were not trained on.
-- Intended use: choosing among trajectories of the environment it was trained for, through `armap plan`.
-- Limits: it knows that environment only, and text in observations can mislead it.
-"""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -40,6 +39,9 @@ _KEPT_IMAGE_TOKENS = 65536
 _KEPT_IMAGES = 4096
 """Pictures whose tokens are kept; some 30 kB each."""
 
+Pooling = Literal["last", "mean"]
+"""Where a score is read: at the last token, or as the mean of what the head says at every token."""
+
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
@@ -58,9 +60,10 @@ class TransformerRewardModel:
     """Scores a trajectory by a linear head, without an activation.
 
     The head of a causal language model, also of one that sees, reads the final hidden state of the last token; that of
-    an encoder reads what transformers' classifier of its family reads, as a rule the class token. Trajectories that
-    begin alike are computed once up to where they part if the backbone allows it, which is tried out on loading. A
-    picture's features are computed once per content as long as what sees is frozen, which it is on loading.
+    an encoder reads what transformers' classifier of its family reads, as a rule the class token. One made with
+    `pooling="mean"` takes the mean of what its head says at every token, for comparison only. Trajectories that begin
+    alike are computed once up to where they part if the backbone allows it, which is tried out on loading. A picture's
+    features are computed once per content as long as what sees is frozen, which it is on loading.
 
     Args:
         scorer: name, tokenizer or processor, and network, as `armap.weights` loads them.
@@ -79,6 +82,9 @@ class TransformerRewardModel:
     Source: ARMAP, reward model; its released code for the place the score is read.
     """
 
+    library: ClassVar[str] = "transformers"
+    """What else loads the folder that `save` writes."""
+
     def __init__(self, scorer: weights.Scorer, images: ImageFolder | None = None) -> None:
         self.name, self.network = scorer.name, scorer.network
         self.layout: Literal["token trees", "padded batches"] = "padded batches"
@@ -89,6 +95,7 @@ class TransformerRewardModel:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
         config = self.network.config
+        self._pooling = _pooling(self.name, config)
         # At six hidden sizes attention costs as much as all else, so wide networks are best off with long trees.
         self._tree_tokens = max(_TREE_TOKENS, 4 * config.get_text_config().hidden_size)
         limit = getattr(config, "max_trajectory_tokens", weights.longest_text(scorer))
@@ -113,6 +120,7 @@ class TransformerRewardModel:
         max_tokens: int | None = None,
         max_images: int | None = None,
         image_px: int = rendering.IMAGE_PX,
+        pooling: Pooling = "last",
         seed: int = 0,
         dtype: str = "float32",
         images: ImageFolder | None = None,
@@ -123,9 +131,10 @@ class TransformerRewardModel:
             model: what `armap.weights.locate` accepts.
             layers: keep this many layers of what reads text, from the bottom; None keeps all.
             max_tokens: longest trajectory, image tokens included; of a longer one the earlier observations are
-                shortened. None for as long as the backbone reads. This and the next two are saved with the model.
+                shortened. None for as long as the backbone reads. This and the next three are saved with the model.
             max_images: most pictures of a trajectory, the last ones; None for all.
             image_px: longest side of a picture; larger ones are scaled down.
+            pooling: where the score is read.
             seed: decides the head.
             dtype: precision of the weights, as torch names it.
             images: where the pictures are that trajectories name.
@@ -136,6 +145,7 @@ class TransformerRewardModel:
         scorer = weights.new_scorer(model, layers=layers, seed=seed, dtype=dtype)
         config = scorer.network.config
         config.max_trajectory_images, config.trajectory_image_px = max_images, image_px
+        config.trajectory_pooling = pooling
         if max_tokens is not None:
             config.max_trajectory_tokens = min(max_tokens, weights.longest_text(scorer))
         return cls(scorer, images)
@@ -213,9 +223,8 @@ class TransformerRewardModel:
             **tree_attention.of(trees, self.network.device),
             use_cache=False,
         ).last_hidden_state[0]
-        starts = itertools.accumulate(map(len, trees), initial=0)
-        ends = [start + end for start, tree in zip(starts, trees, strict=False) for end in tree.ends]
-        return list(torch.split(self._judged(hidden[ends]), [len(tree.ends) for tree in trees]))
+        by_tree = torch.split(self._judged(hidden), [len(tree) for tree in trees])
+        return [self._read_out(said, tree, tree.ends) for said, tree in zip(by_tree, trees, strict=True)]
 
     def token_ids(self, trajectory: Trajectory | str) -> list[int]:
         """Return a trajectory, or a text, as token ids; see `Reader.read`."""
@@ -297,8 +306,9 @@ class TransformerRewardModel:
                 use_cache=True,
             ).last_hidden_state
             kept.scores.extend(self._judged(hidden[0]).tolist())
-        for i, last in zip(waiting, tree.ends[len(tree.ends) - len(waiting) :], strict=True):
-            found[i] = kept.scores[last]
+        ends = tree.ends[len(tree.ends) - len(waiting) :]
+        for i, score in zip(waiting, self._read_out(torch.tensor(kept.scores), tree, ends).tolist(), strict=True):
+            found[i] = score
         return len(tree) - start
 
     def _embedded(self, tokens: torch.Tensor, trees: Sequence[TrajectoryTree]) -> dict[str, Any]:
@@ -312,6 +322,13 @@ class TransformerRewardModel:
         scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
         return scores.float()
 
+    def _read_out(self, said: torch.Tensor, tree: TrajectoryTree, ends: Sequence[int]) -> torch.Tensor:
+        """Return `[E]` scores of the sequences that end at E tokens, from `[N]` what the head says at each token."""
+        if self._pooling == "last":
+            return said[ends]
+        # The head is linear, so this is what it says of the mean hidden state.
+        return torch.stack([said[tree.path(end)].mean() for end in ends])
+
     def _forward_padded(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
         """Return the same as `forward`, each tree being a single sequence and a row of its own."""
         tokens = self._padded([tree.tokens for tree in trees])
@@ -321,7 +338,7 @@ class TransformerRewardModel:
         where = {"position_ids": self._positions([[tree] for tree in trees])} if trees[0].positions else {}
         embedded = self._embedded(tokens, trees)
         hidden = self._tower(**embedded, **where, attention_mask=seen, use_cache=False).last_hidden_state
-        return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
+        return [self._read_out(said, tree, tree.ends) for said, tree in zip(self._judged(hidden), trees, strict=True)]
 
     def _positions(self, rows: Sequence[Sequence[TrajectoryTree]]) -> torch.Tensor:
         """Return `[B, L]` positions, or `[3, B, L]` where the network tells height, width and time apart.
@@ -372,7 +389,8 @@ class TransformerRewardModel:
         with torch.no_grad():
             read, prepared = eyes.probe()
             inputs = {name: one.to(self.network.device) for name, one in prepared.items()}
-            whole = self._judged(self.network.base_model(**inputs, use_cache=False).last_hidden_state[0, -1:])
+            said = self._judged(self.network.base_model(**inputs, use_cache=False).last_hidden_state[0])
+            whole = said[-1:] if self._pooling == "last" else said.mean(0, keepdim=True)
             parts = torch.tensor(self._score_tasks([read], [""])[0])
         if not self._agree(whole.cpu(), parts):
             raise ConfigError(
@@ -382,6 +400,23 @@ class TransformerRewardModel:
     def _agree(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         close = 1e-3 if self.network.dtype == torch.float32 else 5e-2
         return bool((one - other).abs().max() < close * (one.abs().max() + 1e-6))
+
+
+def _pooling(name: str, config: Any) -> Pooling:  # noqa: ANN401
+    """Return where a network's score is read.
+
+    Raises:
+        ConfigError: it cannot be read there.
+    """
+    pooling = getattr(config, "trajectory_pooling", "last")
+    if pooling not in get_args(Pooling):
+        raise ConfigError(f"{name} reads its score in a way that is not known here: trajectory_pooling is {pooling!r}.")
+    if pooling == "mean" and weights.kind(config) == "encoder":
+        raise ConfigError(
+            f"A {config.model_type} model is an encoder, which reads its score as transformers' classifier does; "
+            "leave --pooling out."
+        )
+    return cast(Pooling, pooling)
 
 
 def _task(trajectory: Trajectory | str) -> str:

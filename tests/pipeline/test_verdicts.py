@@ -2,7 +2,7 @@ from armap.envs import toy
 from armap.envs.play import play
 from armap.envs.toy import Toy
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.judging import PairJudge
+from armap.pipeline.verdicts import PairJudge
 
 
 async def test_a_judge_is_shown_the_task_and_both_attempts_in_both_orders_without_what_was_paid():
