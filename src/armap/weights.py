@@ -276,6 +276,11 @@ def text_tower(network: Any) -> tuple[Any, str]:  # noqa: ANN401
     raise ConfigError(f"A {network.config.model_type} model cannot be a backbone: it has no language model of its own.")
 
 
+def cache_argument(tower: Any) -> str:  # noqa: ANN401
+    """Return the name under which a network takes keys and values that are kept; transformers 5.24 changed it."""
+    return "cache" if "cache" in inspect.signature(tower.forward).parameters else "past_key_values"
+
+
 def longest_text(scorer: Scorer) -> int:
     """Return how many tokens a scoring network reads at most."""
     config = _text(scorer.network.config)

@@ -94,6 +94,7 @@ class TransformerRewardModel:
         self._eyes = _Eyes(scorer, images) if self._kind == "vision" else None
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
+        self._cache_argument = weights.cache_argument(self._tower)
         config = self.network.config
         self._pooling = _pooling(self.name, config)
         # At six hidden sizes attention costs as much as all else, so wide networks are best off with long trees.
@@ -302,8 +303,8 @@ class TransformerRewardModel:
                 **self._embedded(self._padded([tree.tokens[begin:end]]), [tree]),
                 attention_mask=self._additive(mask[None, None, begin - start : end - start, :end]),
                 position_ids=positions[..., begin:end],
-                past_key_values=kept.cache,
                 use_cache=True,
+                **{self._cache_argument: kept.cache},
             ).last_hidden_state
             kept.scores.extend(self._judged(hidden[0]).tolist())
         ends = tree.ends[len(tree.ends) - len(waiting) :]
