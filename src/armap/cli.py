@@ -466,6 +466,9 @@ def train(
         _setting("patience", "Evaluations without a lower held-out loss before training stops; 0 never stops.", min=0),
     ] = None,
     heldout_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of source tasks held out.")] = 0.2,
+    train_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the other source tasks to learn from; an ablation.")
+    ] = 1.0,
     unfinished: Annotated[
         int,
         typer.Option(
@@ -511,6 +514,7 @@ def train(
                 kind=kind,
                 settings=settings,
                 heldout_share=heldout_share,
+                train_share=train_share,
                 unfinished=unfinished,
                 tracker=tracker,
                 helping=helping,

@@ -52,6 +52,7 @@ class Judging:
         kind: str,
         settings: FitSettings,
         heldout_share: float,
+        train_share: float = 1.0,
         unfinished: int = 0,
         tracker: str | None = None,
         helping: bool = False,
@@ -62,6 +63,7 @@ class Judging:
             kind: `transformer` or `linear`.
             settings: how a transformer is fitted.
             heldout_share: share of source tasks that are not trained on.
+            train_share: share of the others that are; less than all is an ablation.
             unfinished: beginnings of each pair that are learned from too.
             tracker: where the curve goes, as accelerate names it.
             helping: take part in a fit that another process records, of a run folder that is only read.
@@ -77,6 +79,7 @@ class Judging:
                     "train",
                     kind=kind,
                     heldout_share=heldout_share,
+                    train_share=train_share,
                     unfinished=unfinished,
                     pairs=len(pairs),
                     fit=settings.model_dump(),
@@ -87,6 +90,7 @@ class Judging:
                 self.run,
                 fit=fit,
                 heldout_share=heldout_share,
+                train_share=train_share,
                 unfinished=unfinished,
                 seed=self._seed,
                 on_point=_heed_interruption,

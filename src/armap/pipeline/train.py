@@ -76,6 +76,7 @@ async def train(
     fit: Fit,
     describe: Callable[[], MadeFrom],
     heldout_share: float,
+    train_share: float,
     unfinished: int,
     seed: int,
     on_point: Callable[[TrainingPoint], None],
@@ -89,6 +90,7 @@ async def train(
         fit: fits a reward model.
         describe: says what it grows from, for its card; asked once there is something to describe.
         heldout_share: share of the source tasks whose pairs are held out.
+        train_share: share of the other source tasks that are learned from.
         unfinished: how many beginnings of each pair are learned from too; see `unfinished_pairs`.
         seed: decides every draw.
         on_point: told of every step.
@@ -100,7 +102,7 @@ async def train(
         ConfigError: there are too few pairs.
     """
     folder = run.path / REWARD_MODEL_FOLDER
-    training, heldout = _read_split(run, heldout_share, seed)
+    training, heldout = _read_split(run, heldout_share, train_share, seed)
     if folder.exists():
         return None
     logged = max((point.step for point in run.read("training", TrainingPoint)), default=0)
@@ -133,22 +135,29 @@ async def help_train(
     *,
     fit: Fit,
     heldout_share: float,
+    train_share: float,
     unfinished: int,
     seed: int,
     on_point: Callable[[TrainingPoint], None],
 ) -> None:
     """Take part in a fit that spans several processes, of which another one does `train` and writes everything."""
-    training, heldout = _read_split(run, heldout_share, seed)
+    training, heldout = _read_split(run, heldout_share, train_share, seed)
     if not (run.path / REWARD_MODEL_FOLDER).exists():
         fit(
             _with_beginnings(training, unfinished, seed), _with_beginnings(heldout, unfinished, seed), on_point=on_point
         )
 
 
-def _read_split(run: RunFolder, heldout_share: float, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
+def _read_split(
+    run: RunFolder, heldout_share: float, train_share: float, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
     # In the order of their ids, as records of concurrent tasks come in any order.
     pairs = sorted(run.read("pairs", PreferencePair), key=lambda pair: pair.id)
-    return split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    training, heldout = split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    sources = sorted({pair.source_task_id for pair in training})
+    rng_for(seed, "train share").shuffle(sources)
+    learned = set(sources[: max(1, round(len(sources) * train_share))])
+    return [pair for pair in training if pair.source_task_id in learned], heldout
 
 
 def _with_beginnings(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
