@@ -282,7 +282,7 @@ class TransformerFit:
         if not networks:
             return
         networks.clear()
-        values = torch.load(Path(folder) / _TRAINED, weights_only=True, map_location=self._accelerator.device)
+        values = torch.load(Path(folder) / _TRAINED, weights_only=True, map_location="cpu")
         with torch.no_grad():
             for name, weight in self._trained.items():
                 weight.copy_(values[name])
@@ -295,10 +295,11 @@ class TransformerFit:
                 prefix = "network."
                 self._whole.load_state_dict({name.removeprefix(prefix): one for name, one in state.items()})
                 self._model.network = self._whole.to(self._accelerator.device)
+                _merge(self._model.network)
         else:
             # Whoever prepares a network for mixed precision also gets it back as it was.
             self._accelerator.unwrap_model(self._scores, keep_fp32_wrapper=False)
-        _merge(self._model.network)
+            _merge(self._model.network)
         self._model.forget()
         for tracker in self._accelerator.trackers:
             tracker.finish()
