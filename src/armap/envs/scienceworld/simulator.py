@@ -115,6 +115,7 @@ class Simulator:
             jvm.java.lang.Class.forName("scienceworld.input.InputParser$").getField(MEMORY).set(None, self._memory)
             # Looked up once, as finding a class takes as long as making an object of it.
             self._java = SimpleNamespace(**{name.rpartition(".")[2]: _member(jvm, name) for name in _CLASSES})
+            self._packed, self._deflater = self._java.ByteArrayOutputStream(), self._java.Deflater(1)
 
     def load(self, task: str, variation: int, simplification: str) -> None:
         """Start a task afresh.
@@ -146,6 +147,7 @@ class Simulator:
         with self._java_errors():
             if action.strip().lower() in _QUESTIONS:
                 score = self._agent.task().goalSequence().score()
+                self._show_server()
                 return Answer(self._server.step(action), round(100 * score), completed=False)
             result = self._agent.step(action)
             if self._agent.isInErrorState():
@@ -155,6 +157,7 @@ class Simulator:
     def valid_actions(self) -> list[str]:
         """Return every action the simulator would accept now, in alphabetical order; hundreds, and slow to find."""
         with self._java_errors():
+            self._show_server()
             # It names objects partly at random, which must not change what happens later.
             generator = self._generator.get(self._random)
             self._generator.set(self._random, self._jvm.java.util.Random(0))
@@ -166,16 +169,16 @@ class Simulator:
         """Return the state of the loaded task."""
         with self._java_errors():
             java = self._java
-            packed, deflater = java.ByteArrayOutputStream(), java.Deflater(1)
-            deflating = java.DeflaterOutputStream(packed, deflater, _BUFFER_BYTES)
+            self._packed.reset()
+            self._deflater.reset()
+            deflating = java.DeflaterOutputStream(self._packed, self._deflater, _BUFFER_BYTES)
             stream = java.ObjectOutputStream(java.BufferedOutputStream(deflating, _BUFFER_BYTES))
             stream.writeObject(self._agent)
             stream.writeObject(self._generator.get(self._random))
             stream.writeLong(self._numbering.count())
             stream.close()
-            deflater.end()
             # As text, which py4j takes ten times less time to send than bytes.
-            return str(packed.toString("ISO-8859-1")).encode("iso-8859-1")
+            return str(self._packed.toString("ISO-8859-1")).encode("iso-8859-1")
 
     def restore(self, state: bytes) -> None:
         """Go to a state that this simulator, or another one, saved."""
@@ -184,13 +187,16 @@ class Simulator:
             inflating = java.InflaterInputStream(java.ByteArrayInputStream(state))
             stream = java.ObjectInputStream(java.BufferedInputStream(inflating, _BUFFER_BYTES))
             self._agent = stream.readObject()
-            some = java.Option.apply
-            getattr(self._server, "agentInterface_$eq")(some(self._agent))
-            getattr(self._server, "agent_$eq")(some(self._agent.agent()))
             self._generator.set(self._random, stream.readObject())
             getattr(self._numbering, "count_$eq")(stream.readLong())
             stream.close()
             self._simplifier.parseSimplificationStr(self._agent.simplificationStr())
+
+    def _show_server(self) -> None:
+        """Let the simulator's Python interface know the agent, which may have been restored."""
+        some = self._java.Option.apply
+        getattr(self._server, "agentInterface_$eq")(some(self._agent))
+        getattr(self._server, "agent_$eq")(some(self._agent.agent()))
 
     def close(self) -> None:
         """End the Java process."""
