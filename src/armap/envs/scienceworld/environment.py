@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, NamedTuple
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from armap.envs.scienceworld.simulator import Answer, Simulator
-from armap.envs.scienceworld.tasks import families, family_name
+from armap.envs.scienceworld.splits import families, family_name
 from armap.envs.scienceworld.texts import offered_actions, same_text
 from armap.errors import EnvError
 from armap.prompts import load_prompt
