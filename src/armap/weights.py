@@ -204,11 +204,16 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
         dtype: precision of the weights; None for the stored one on a GPU, and for 32 bits on a CPU.
 
     Raises:
-        ConfigError: there is none, or its head is missing, untrained, or has several labels.
+        ConfigError: there is none, or an adapter alone, or its head is missing, untrained, or has several labels.
     """
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds a LoRA adapter, not a whole model; merge it into its base model with the head it was "
+            "trained with (peft's merge_and_unload), and save that."
+        )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
     try:
