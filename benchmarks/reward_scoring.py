@@ -6,7 +6,7 @@ and from call to call. The cases: sixteen siblings, different ways to the end fr
 candidates for a task, drawn from its start; and the sixty-four nodes of a search tree, each the trajectory up to it,
 scored all at once, and as they come in a search, eight a call.
 
-The world is made up, so that nothing has to be installed: six steps at most, observations of some eighty words, and at
+The world is made up, so that nothing has to be installed: six steps at most, observations of some forty words, and at
 every state three actions, which the policy takes with the odds 6 : 3 : 1.
 """
 
@@ -44,7 +44,7 @@ Score = Callable[[Sequence[Trajectory]], list[float]]
 def observation(actions: Sequence[str]) -> Observation:
     """Return what is seen after actions, always the same."""
     rng = rng_for(0, "observation", *actions)
-    return Observation(text=" ".join(rng.choices(_TEXT.split(), k=rng.randrange(60, 100))))
+    return Observation(text=" ".join(rng.choices(_TEXT.split(), k=rng.randrange(30, 50))))
 
 
 def trajectory(actions: Sequence[str]) -> Trajectory:

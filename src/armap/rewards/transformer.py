@@ -72,8 +72,8 @@ class TransformerRewardModel:
             in training mode.
         processor: its tokenizer; of a vision-language model its processor.
         layout: how trajectories are computed: as `token trees`, or each alone in `padded batches`.
-        computed_tokens: tokens computed by `score` until now.
-        avoided_tokens: tokens that `score` would have computed without sharing beginnings.
+        computed_tokens: tokens computed until now, by `score` and by whoever trains the network.
+        avoided_tokens: tokens that would have been computed besides if beginnings were not shared.
         reader: reads trajectories as tokens, and counts what it could not read whole.
 
     Source: ARMAP, reward model; its released code for the place the score is read.
@@ -223,8 +223,12 @@ class TransformerRewardModel:
         return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
 
     def remarks(self) -> list[str]:
-        """Return what was not read as it was, a sentence each; see `Reader.remarks`."""
-        return self.reader.remarks()
+        """Return what was not read as it was, and what sharing beginnings saved, a sentence each."""
+        saved = (
+            f"{self.name} read {self.computed_tokens + self.avoided_tokens:,} tokens and computed "
+            f"{self.computed_tokens:,} of them, as what begins alike is computed once."
+        )
+        return [*self.reader.remarks(), *([saved] if self.avoided_tokens > 0 else [])]
 
     def forget(self) -> None:
         """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""
