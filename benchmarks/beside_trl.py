@@ -220,6 +220,6 @@ def compare(name: str, pairs: Sequence[PreferencePair]) -> None:
         f"{found['cpu_time_ratio']:.2f} x",
     )
     for table in (curves, speeds):
-        Console(width=120).print(table)
+        Console().print(table)
     print(f"The losses differ by {difference:.1e} at most.")
     print(json.dumps(found))
