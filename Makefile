@@ -32,7 +32,7 @@ fix: $(INSTALLED)
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) system
-	@set -e; for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program; done
+	@set -e; for program in $$(grep -l __main__ benchmarks/*.py); do echo "== $$program"; $(BIN)/python $$program; done
 
 # Java for ScienceWorld, Chromium for pages: installed where that is possible, and otherwise their tests are skipped.
 system:

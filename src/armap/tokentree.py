@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,27 +80,28 @@ class TokenTree:
             node = child
         return 0
 
-    def ancestors(self, start: int = 0) -> NDArray[np.bool_]:
-        """Return `[N - start, N]`: row i is true at token start + i and at every token before it in its sequence."""
-        mask = np.zeros((len(self) - start, len(self)), dtype=np.bool_)
-        for row, i in enumerate(range(start, len(self))):
-            parent = self.parents[i]
-            if parent >= start:
-                mask[row] = mask[parent - start]
-            while 0 <= parent < start:
-                mask[row, parent] = True
-                parent = self.parents[parent]
-            mask[row, i] = True
+    def ancestors(self) -> NDArray[np.bool_]:
+        """Return `[N, N]`: row i is true at token i and at every token before it in its sequence."""
+        mask = np.zeros((len(self), len(self)), dtype=np.bool_)
+        for i, parent in enumerate(self.parents):
+            if parent >= 0:
+                mask[i] = mask[parent]
+            mask[i, i] = True
         return mask
 
-    def segments(self) -> list[Segment]:
+    def segments(self, cuts: Collection[int] = ()) -> list[Segment]:
         """Cut the tree where it branches.
+
+        Args:
+            cuts: tokens before which it is cut as well.
 
         Returns:
             Segments in the order of their tokens. A token attends to its own up to itself, and to all those before it.
         """
         followers = Counter(self.parents)
-        starts = [i for i, parent in enumerate(self.parents) if not i or parent != i - 1 or followers[parent] > 1]
+        starts = [
+            i for i, parent in enumerate(self.parents) if not i or parent != i - 1 or followers[parent] > 1 or i in cuts
+        ]
         segments: list[Segment] = []
         last_token_of: dict[int, int] = {}
         for place, (start, end) in enumerate(itertools.pairwise([*starts, len(self)])):

@@ -58,23 +58,44 @@ def heldout_loss(model: TransformerRewardModel) -> float:
 # Loss and gradients
 
 
-def gradients(model: TransformerRewardModel, scores: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+def group(n: int, seed: int) -> list[PreferencePair]:
+    """Return pairs of one chosen trajectory with `n` rejected ones."""
+    first, *others = toy_pairs(n, seed)
+    rejected = [other.rejected.model_copy(update={"task": first.task}) for other in others]
+    return [first, *(first.model_copy(update={"rejected": one}) for one in rejected)]
+
+
+def loss_and_gradients(
+    model: TransformerRewardModel, scores: "torch.Tensor"
+) -> tuple["torch.Tensor", dict[str, "torch.Tensor"]]:
     model.network.zero_grad()
-    pairwise_loss(scores[0::2], scores[1::2], centering=1e-3).backward()
-    return {name: weight.grad.clone() for name, weight in model.network.named_parameters()}
+    loss = pairwise_loss(scores[0::2], scores[1::2], centering=1e-3)
+    loss.backward()
+    trained = {name: weight.grad.clone() for name, weight in model.network.named_parameters() if weight.requires_grad}
+    return loss.detach(), trained
 
 
-def test_gradients_through_token_trees_are_those_of_plain_passes(backbone):
+@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize("pairs", [PAIRS[:8], [*group(4, 3), *group(4, 4)]], ids=["pairs", "groups"])
+def test_loss_and_gradients_through_token_trees_are_those_of_plain_passes(backbone, tmp_path, pairs, lora_rank):
     model = TransformerRewardModel.from_backbone(backbone, seed=1)
-    trajectories = sides(PAIRS[:8])
+    settings = QUICK.model_copy(update={"lora_rank": lora_rank})
+    TransformerFit(model, pairs, HELDOUT, settings, seed=0, folder=tmp_path)
+    for name, weight in model.network.named_parameters():
+        if "lora_B" in name:
+            # From its start, which is zero, no gradient would reach its partner.
+            torch.nn.init.normal_(weight, std=0.1)
+    trajectories = sides(pairs)
     trees, places = model.trees(trajectories)
     by_tree = model.forward(trees)
-    packed = gradients(model, torch.stack([by_tree[tree][end] for tree, end in places]))
+    loss, packed = loss_and_gradients(model, torch.stack([by_tree[tree][end] for tree, end in places]))
     texts = [torch.tensor([model.token_ids(trajectory)]) for trajectory in trajectories]
-    plain = gradients(model, torch.stack([model.network(text).logits[0, 0] for text in texts]))
+    plain_loss, plain = loss_and_gradients(model, torch.stack([model.network(text).logits[0, 0] for text in texts]))
     assert sum(map(len, trees)) < 0.8 * sum(text.shape[1] for text in texts)
+    torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=0)
+    assert packed.keys() == plain.keys()
     for name, gradient in plain.items():
-        torch.testing.assert_close(packed[name], gradient, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(packed[name], gradient, atol=1e-4, rtol=1e-4)
         assert gradient.any()
 
 
@@ -90,10 +111,8 @@ def test_how_a_step_is_cut_into_passes_changes_neither_loss_nor_gradients(backbo
 
 
 def test_a_chosen_trajectory_with_several_rejected_ones_is_computed_once_a_step(backbone, tmp_path):
-    first, *others = toy_pairs(60, 3)
-    chosen, task = first.chosen, first.task
-    rejected = [other.rejected.model_copy(update={"task": task}) for other in others[:3]]
-    groups = [first, *(first.model_copy(update={"rejected": one}) for one in rejected)]
+    groups, others = group(4, 3), PAIRS[:56]
+    chosen = groups[0].chosen
     model = TransformerRewardModel.from_backbone(backbone, seed=1)
     trees, _ = model.trees(sides(groups))
     alone = [model.trees(sides([pair]))[0] for pair in groups]
@@ -102,8 +121,19 @@ def test_a_chosen_trajectory_with_several_rejected_ones_is_computed_once_a_step(
     # Among many other pairs they still meet.
     settings = QUICK.model_copy(update={"pairs_per_step": 8})
     running = TransformerFit(model, [*groups[:2], *others, *groups[2:]], HELDOUT, settings, seed=0, folder=tmp_path)
-    steps_with = [sum(pair in groups for pair in batch) for _, batch in running._batches()]
+    steps_with = [sum(pair in groups for pair in batch) for _, batch in running.batches()]
     assert sum(map(bool, steps_with)) <= 2
+
+
+def test_a_fit_counts_the_tokens_it_computed_and_those_it_did_not_compute_again(backbone, tmp_path):
+    groups = [*group(4, 3), *group(4, 4)]
+    settings = QUICK.model_copy(update={"pairs_per_step": 8, "pass_tokens": 100_000})
+    model, _ = fit(backbone, tmp_path, settings, groups, groups[:4])
+    computed = sum(len(tree) for tree in model.trees(sides(groups))[0] + model.trees(sides(groups[:4]))[0])
+    assert model.computed_tokens == computed
+    read = sum(len(model.token_ids(side)) for side in sides([*groups, *groups[:4]]))
+    assert model.computed_tokens + model.avoided_tokens == read
+    assert f"read {read:,} tokens and computed {computed:,}" in " ".join(model.remarks())
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

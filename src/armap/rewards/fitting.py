@@ -64,6 +64,13 @@ class _Pass(NamedTuple):
     rejected: list[_Place]
     margins: list[float]
 
+    def tokens(self) -> tuple[int, int]:
+        """Return how many tokens are computed, and how many the sides of the pairs have together."""
+        trees = [self.trees[tree] for tree, _ in (*self.chosen, *self.rejected)]
+        ends = [end for _, end in (*self.chosen, *self.rejected)]
+        read = sum(tree.depths[tree.ends[end]] + 1 for tree, end in zip(trees, ends, strict=True))
+        return sum(map(len, self.trees)), read
+
 
 class _Scores(torch.nn.Module):
     """The network as accelerate prepares it: trees in, the scores of their sequences out."""
@@ -139,7 +146,7 @@ class TransformerFit:
         Args:
             on_point: told of every step, some of them again after a resumption.
         """
-        for step, batch in self._batches():
+        for step, batch in self.batches():
             point = TrainingPoint(step=step, **self._train_step(step, batch))
             self._progress.step = step
             evaluated = step % self._settings.evaluate_every_steps == 0 or step == self.total_steps
@@ -160,7 +167,7 @@ class TransformerFit:
         of_trackers = {"trackio": {"name": name, "resume": "allow" if resumed else "never"}, "wandb": {"name": name}}
         self._accelerator.init_trackers("armap", config=known, init_kwargs=of_trackers)
 
-    def _batches(self) -> Iterator[tuple[int, list[PreferencePair]]]:
+    def batches(self) -> Iterator[tuple[int, list[PreferencePair]]]:
         """Yield the steps that are still to do, until the held-out loss has stopped falling."""
         size = self._settings.pairs_per_step
         step = 0
@@ -232,6 +239,9 @@ class TransformerFit:
     def _both_sides(self, one: _Pass) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `[P]` scores of the chosen and of the rejected sides of a pass."""
         by_tree = self._scores(one.trees)
+        computed, read = one.tokens()
+        self._model.computed_tokens += computed
+        self._model.avoided_tokens += read - computed
         if not one.chosen:
             return by_tree[0][:0], by_tree[0][:0]
         chosen, rejected = (
@@ -301,6 +311,8 @@ class TransformerFit:
             self._accelerator.unwrap_model(self._scores, keep_fp32_wrapper=False)
             _merge(self._model.network)
         self._model.forget()
+        counted = self._over_processes(self._model.computed_tokens, self._model.avoided_tokens)
+        self._model.computed_tokens, self._model.avoided_tokens = map(int, counted)
         for tracker in self._accelerator.trackers:
             tracker.finish()
         self._accelerator.wait_for_everyone()

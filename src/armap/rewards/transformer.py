@@ -11,9 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.utils import logging
 
@@ -25,13 +23,8 @@ from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, Trajecto
 from armap.tokentree import pad
 from armap.types import ImageRef, Trajectory
 
-_TREE_TOKENS = 2048
-"""Longest token tree that grows from call to call in a small network: its mask is quadratic in it, but a split computes
-its beginning again."""
 _PASS_TOKENS = 4096
 """Most tokens in one pass of the network, padding included."""
-_GROW_TOKENS = 512
-"""Most new tokens of a tree in one pass, so that few of them are set against tokens that come after."""
 _KEPT_TOKENS = 8192
 """Tokens whose keys and values are kept between calls; for a 135M model some 20 kB each."""
 _KEPT_IMAGE_TOKENS = 65536
@@ -75,8 +68,8 @@ class TransformerRewardModel:
             in training mode.
         processor: its tokenizer; of a vision-language model its processor.
         layout: how trajectories are computed: as `token trees`, or each alone in `padded batches`.
-        computed_tokens: tokens computed by `score` until now.
-        avoided_tokens: tokens that `score` would have computed without sharing beginnings.
+        computed_tokens: tokens computed until now, by `score` and by whoever trains the network.
+        avoided_tokens: tokens that would have been computed besides if beginnings were not shared.
         reader: reads trajectories as tokens, and counts what it could not read whole.
 
     Source: ARMAP, reward model; its released code for the place the score is read.
@@ -97,8 +90,6 @@ class TransformerRewardModel:
         self._cache_argument = weights.cache_argument(self._tower)
         config = self.network.config
         self._pooling = _pooling(self.name, config)
-        # At six hidden sizes attention costs as much as all else, so wide networks are best off with long trees.
-        self._tree_tokens = max(_TREE_TOKENS, 4 * config.get_text_config().hidden_size)
         limit = getattr(config, "max_trajectory_tokens", weights.longest_text(scorer))
         self.reader = Reader(
             self.name,
@@ -233,8 +224,12 @@ class TransformerRewardModel:
         return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
 
     def remarks(self) -> list[str]:
-        """Return what was not read as it was, a sentence each; see `Reader.remarks`."""
-        return self.reader.remarks()
+        """Return what was not read as it was, and what sharing beginnings saved, a sentence each."""
+        saved = (
+            f"{self.name} read {self.computed_tokens + self.avoided_tokens:,} tokens and computed "
+            f"{self.computed_tokens:,} of them, as what begins alike is computed once."
+        )
+        return [*self.reader.remarks(), *([saved] if self.avoided_tokens > 0 else [])]
 
     def forget(self) -> None:
         """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""
@@ -282,7 +277,7 @@ class TransformerRewardModel:
         computed = 0
         waiting: list[int] = []
         for i in sorted(range(len(read)), key=lambda i: read[i].tokens):
-            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > self._tree_tokens:
+            if len(kept.tree) and len(kept.tree) + kept.tree.new_tokens(read[i].tokens) > _KEPT_TOKENS:
                 computed += self._grow(kept, waiting, found)
                 kept, waiting = _Kept(TrajectoryTree(), DynamicCache(), []), []
             kept.tree.add_trajectory(read[i])
@@ -296,12 +291,12 @@ class TransformerRewardModel:
     def _grow(self, kept: _Kept, waiting: Sequence[int], found: list[float]) -> int:
         """Compute and count a tree's new tokens, and put the scores of its last sequences into `found`."""
         tree, start = kept.tree, len(kept.scores)
-        mask, positions = tree.ancestors(start), self._positions([[tree]])
-        for begin in range(start, len(tree), _GROW_TOKENS):
-            end = min(begin + _GROW_TOKENS, len(tree))
+        positions = self._positions([[tree]])
+        for begin in range(start, len(tree), _PASS_TOKENS):
+            end = min(begin + _PASS_TOKENS, len(tree))
             hidden = self._tower(
                 **self._embedded(self._padded([tree.tokens[begin:end]]), [tree]),
-                attention_mask=self._additive(mask[None, None, begin - start : end - start, :end]),
+                **tree_attention.of_part(tree, begin, end, self.network.device),
                 position_ids=positions[..., begin:end],
                 use_cache=True,
                 **{self._cache_argument: kept.cache},
@@ -354,11 +349,6 @@ class TransformerRewardModel:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.from_numpy(pad(rows)).to(self.network.device)
-
-    def _additive(self, mask: NDArray[np.bool_]) -> torch.Tensor:
-        dtype = self.network.dtype
-        added = torch.zeros(mask.shape, dtype=dtype)
-        return added.masked_fill_(torch.from_numpy(~mask), torch.finfo(dtype).min).to(self.network.device)
 
     def _try_out(self) -> Literal["token trees", "padded batches"]:
         """Return the layout that the backbone is fit for: trees if they give what plain passes give."""
