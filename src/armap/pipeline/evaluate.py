@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from armap.pipeline.intervals import bootstrap_ratio, mean
-from armap.pipeline.outcomes import first_of_kind, is_solved, kind, mean_metrics, mean_reward, paid, success_by_n
+from armap.pipeline.outcomes import (
+    first_of_kind,
+    is_solved,
+    judged_rightly,
+    kind,
+    mean_metrics,
+    mean_reward,
+    paid,
+    success_by_n,
+)
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import (
     Candidate,
@@ -169,11 +178,11 @@ def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches)
 
 
 def _pairwise_accuracy(heldout: Iterable[HeldoutScore]) -> Interval | None:
-    right: Counter[str] = Counter()
+    right: dict[str, float] = defaultdict(float)
     pairs: Counter[str] = Counter()
     for pair in heldout:
         pairs[pair.source_task_id] += 1
-        right[pair.source_task_id] += pair.chosen > pair.rejected
+        right[pair.source_task_id] += judged_rightly(pair.chosen - pair.rejected)
     tasks = sorted(pairs)
     return bootstrap_ratio([right[task] for task in tasks], [pairs[task] for task in tasks])
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
+from armap.pipeline.outcomes import judged_rightly
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
 from armap.seeds import rng_for
@@ -168,7 +170,7 @@ async def _score_heldout(run: RunFolder, model: RewardModel, heldout: Sequence[P
 
 
 def _model_card(name: str, training_pairs: int, scored: Sequence[HeldoutScore]) -> str:
-    accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
+    accuracy = fmean(judged_rightly(score.chosen - score.rejected) for score in scored)
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification
