@@ -319,9 +319,9 @@ def train(
         Literal["transformer", "linear"],
         typer.Option(help="`transformer`, or `linear`: a tiny model on words that needs no torch."),
     ] = "transformer",
-    backbone: Annotated[str, typer.Option(help="Causal language model to grow from, named as for --model.")] = (
-        _fit.backbone
-    ),
+    backbone: Annotated[
+        str, typer.Option(help="Language model, encoder or vision-language model to grow from, named as for --model.")
+    ] = _fit.backbone,
     layers: Annotated[
         int, typer.Option(min=0, help="Layers of the backbone to keep, from the bottom; 0 keeps all.")
     ] = _fit.layers or 0,
@@ -335,6 +335,9 @@ def train(
     pass_tokens: Annotated[
         int, typer.Option(min=16, help="Most tokens computed at once; a step takes as many passes as it needs.")
     ] = _fit.pass_tokens,
+    train_vision: Annotated[
+        bool, typer.Option("--train-vision", help="Train what sees pictures too, instead of leaving it as it is.")
+    ] = _fit.train_vision,
     centering: Annotated[float, typer.Option(min=0, help="Pull of each pair's scores towards zero.")] = _fit.centering,
     evaluate_every_steps: Annotated[
         int, typer.Option("--evaluate-every", min=1, help="Steps between evaluations and checkpoints.")
@@ -368,6 +371,7 @@ def train(
             learning_rate=learning_rate,
             lora_rank=lora_rank,
             pass_tokens=pass_tokens,
+            train_vision=train_vision,
             centering=centering,
             evaluate_every_steps=evaluate_every_steps,
             patience=patience,

@@ -121,7 +121,8 @@ def transformer_fit(
         show: told of every step.
 
     Raises:
-        ConfigError: torch or transformers is missing, or there is no such backbone.
+        ConfigError: torch or transformers is missing, there is no such backbone, or it has nothing of what is to be
+            trained.
     """
     require_local_extra()
     from armap.rewards.fitting import TransformerFit
@@ -129,6 +130,9 @@ def transformer_fit(
     model = transformer_family(settings.backbone).from_backbone(
         settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=seed, images=run.images
     )
+
+    if settings.train_vision and not model.sees:
+        raise ConfigError(f"{model.name} sees no pictures; leave --train-vision out, or choose another --backbone.")
 
     def fit(
         pairs: Sequence[PreferencePair],

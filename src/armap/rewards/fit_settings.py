@@ -33,6 +33,9 @@ class FitSettings(Record):
     """Rank of LoRA on every linear layer; 0 trains all weights but the embeddings. Source: the paper has 64."""
     lora_alpha: float = Field(default=32, gt=0)
     """LoRA's scale times its rank."""
+    train_vision: bool = False
+    """Whether what sees pictures is trained too, all of its weights. Frozen, it looks at each picture once; the paper's
+    is frozen."""
     centering: float = Field(default=1e-3, ge=0)
     """Weight of the pull of each pair's scores towards zero; 0 turns it off. Source: ARMAP's released code."""
     margin: float = Field(default=0.0, ge=0)
