@@ -457,6 +457,10 @@ def train(
         _setting("pass_tokens", "Most tokens computed at once; a step takes as many passes as it needs.", min=16),
     ] = None,
     max_grad_norm: Annotated[float | None, _setting("max_grad_norm", "Longest gradient.", min=0)] = None,
+    train_vision: Annotated[
+        bool | None,
+        typer.Option("--train-vision", help="Train what sees pictures too, instead of leaving it as it is."),
+    ] = None,
     evaluate_every_steps: Annotated[
         int | None,
         _setting("evaluate_every_steps", "Steps between evaluations and checkpoints.", "--evaluate-every", min=1),
@@ -500,6 +504,7 @@ def train(
         "margin": margin,
         "target": target,
         "pass_tokens": pass_tokens,
+        "train_vision": train_vision,
         "max_grad_norm": max_grad_norm,
         "evaluate_every_steps": evaluate_every_steps,
         "patience": patience,

@@ -133,7 +133,8 @@ def transformer_fit(
         show: told of every step.
 
     Raises:
-        ConfigError: torch, transformers or the tracker is missing, or there is no such backbone.
+        ConfigError: torch, transformers or the tracker is missing, there is no such backbone, or it has nothing of what
+            is to be trained.
     """
     require_local_extra()
     if tracker is not None:
@@ -148,6 +149,9 @@ def transformer_fit(
         seed=seed,
         images=run.images,
     )
+
+    if settings.train_vision and not model.sees:
+        raise ConfigError(f"{model.name} sees no pictures; leave --train-vision out, or choose another --backbone.")
 
     def fit(
         pairs: Sequence[PreferencePair],

@@ -260,7 +260,7 @@ class TrainingPoint(Record):
     loss: float
     """Loss on the step's pairs, in nats."""
     accuracy: float
-    """Share of the step's pairs whose chosen trajectory scored higher."""
+    """Share of the step's pairs whose chosen trajectory scored higher, a draw being half of one."""
     heldout_loss: float | None = None
     """Loss on all held-out pairs after the step, where it was evaluated."""
     heldout_accuracy: float | None = None
@@ -525,7 +525,7 @@ class JudgeReport(Record):
     held_out: bool
     """Whether the run's own reward model was kept from these pairs in training."""
     accuracy: Interval
-    """Share of pairs whose chosen trajectory scores strictly higher."""
+    """Share of pairs whose chosen trajectory scores higher, a draw being half of one."""
     accuracy_by_origin: dict[str, Interval]
     """The same by how the rejected trajectory was made."""
     accuracy_by_env: dict[str, Interval]
@@ -562,7 +562,7 @@ class RewardModelMetrics(Record):
     source_tasks: int
     """Source tasks of the held-out pairs."""
     pairwise_accuracy: Interval | None
-    """Share of held-out pairs whose chosen trajectory scores strictly higher."""
+    """Share of held-out pairs whose chosen trajectory scores higher, a draw being half of one."""
     pairwise_accuracy_by_origin: dict[str, Interval]
     """The same by how the rejected trajectory was made."""
     candidate_auc: Interval | None

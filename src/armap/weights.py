@@ -281,6 +281,13 @@ def text_tower(network: Any) -> tuple[Any, str]:  # noqa: ANN401
     raise ConfigError(f"A {network.config.model_type} model cannot be a backbone: it has no language model of its own.")
 
 
+def vision_weights(network: Any) -> list[Any]:  # noqa: ANN401
+    """Return the parameters of what sees pictures in a scoring network, and of what joins it to the text, if any."""
+    owner, text = text_tower(network)
+    there = owner.named_parameters() if owner is not network else ()
+    return [weight for name, weight in there if not name.startswith(f"{text}.")]
+
+
 def cache_argument(tower: Any) -> str:  # noqa: ANN401
     """Return the name under which a network takes keys and values that are kept; transformers 5.24 changed it."""
     return "cache" if "cache" in inspect.signature(tower.forward).parameters else "past_key_values"
@@ -415,11 +422,7 @@ def _pretrained(family: Any, model: str, config: Any) -> Any:  # noqa: ANN401
 
     try:
         network, report = family.from_pretrained(
-            model,
-            config=config,
-            dtype="float32",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
+            model, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _unloadable(model, error) from error
@@ -448,10 +451,8 @@ def _ready(scorer: Scorer, dtype: str | None) -> Scorer:
         # Not the buffers, in which language models keep what turns by positions.
         for weight in set(network.parameters()) - kept:
             weight.data = weight.data.to(getattr(torch, dtype))
-    owner, name = text_tower(network)
-    if owner is not network:
-        owner.requires_grad_(False)
-        getattr(owner, name).requires_grad_(True)
+    for weight in vision_weights(network):
+        weight.requires_grad_(False)
     return scorer
 
 
@@ -467,7 +468,6 @@ def _load_processor(source: str, config: Any) -> Any:  # noqa: ANN401
     if kind(config) != "vision":
         return tokenizer
     family = PROCESSOR_MAPPING[type(config)]
-
     without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
     wanted = [name for name in family.get_attributes() if name not in without]
     for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})

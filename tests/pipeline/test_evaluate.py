@@ -261,14 +261,14 @@ def heldout(source: str, chosen: float, rejected: float, origin: str = "other_ou
     )
 
 
-def test_pairwise_accuracy_counts_ties_as_wrong_and_resamples_whole_source_tasks(run):
+def test_pairwise_accuracy_counts_a_draw_as_half_and_resamples_whole_source_tasks(run):
     scores = [heldout("a", 1, 0), heldout("a", 2, 0), heldout("a", 3, 0), heldout("b", 1, 1, "altered_action")]
     model = evaluated(run, heldout=scores).reward_model
     assert (model.pairs, model.source_tasks) == (4, 2)
-    # Resamples are {a, a}, {a, b} and {b, b}; over single pairs a quarter of them could not give 0 and 1.
-    assert (model.pairwise_accuracy.mean, model.pairwise_accuracy.low, model.pairwise_accuracy.high) == (0.75, 0, 1)
+    # Resamples are {a, a}, {a, b} and {b, b}; over single pairs a quarter of them could not give 0.5 and 1.
+    assert (model.pairwise_accuracy.mean, model.pairwise_accuracy.low, model.pairwise_accuracy.high) == (0.875, 0.5, 1)
     assert {origin: value.mean for origin, value in model.pairwise_accuracy_by_origin.items()} == {
-        "altered_action": 0.0,
+        "altered_action": 0.5,
         "other_outcome": 1.0,
     }
 

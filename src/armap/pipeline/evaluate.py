@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from armap.pipeline.funnel import data_metrics
 from armap.pipeline.intervals import bootstrap_ratio, mean, share
-from armap.pipeline.outcomes import first_of_kind, is_solved, kind, mean_metrics, mean_reward, paid, success_by_n
+from armap.pipeline.outcomes import (
+    first_of_kind,
+    is_solved,
+    judged_rightly,
+    kind,
+    mean_metrics,
+    mean_reward,
+    paid,
+    success_by_n,
+)
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import (
     Candidate,
@@ -168,7 +177,8 @@ def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches)
 
 
 def _pairwise_accuracy(heldout: Sequence[HeldoutScore]) -> Interval | None:
-    return share([pair.source_task_id for pair in heldout], [pair.chosen > pair.rejected for pair in heldout])
+    rightly = [judged_rightly(pair.chosen - pair.rejected) for pair in heldout]
+    return share([pair.source_task_id for pair in heldout], rightly)
 
 
 def _auc(candidates: Iterable[Candidate]) -> float | None:

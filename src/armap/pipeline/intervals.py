@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -47,15 +47,15 @@ def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) 
     return Interval(mean=float(top / bottom), low=float(low), high=float(high))
 
 
-def share(sources: Sequence[str], counted: Sequence[bool]) -> Interval | None:
+def share(sources: Sequence[str], counted: Sequence[float]) -> Interval | None:
     """Estimate the share of pairs that count, with its interval over source tasks; None if there are no pairs.
 
     Args:
         sources: `[P]` the source task of each pair.
-        counted: `[P]` whether the pair counts.
+        counted: `[P]` how much of the pair counts, from 0 to 1.
     """
-    totals: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
+    totals: defaultdict[str, int] = defaultdict(int)
+    counts: defaultdict[str, float] = defaultdict(float)
     for source, counts_one in zip(sources, counted, strict=True):
         totals[source] += 1
         counts[source] += counts_one

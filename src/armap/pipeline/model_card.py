@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from armap import __version__
 from armap.pipeline.funnel import ablations
 from armap.pipeline.intervals import share
+from armap.pipeline.outcomes import judged_rightly
 from armap.types import HeldoutScore, Interval, PreferencePair
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy")
@@ -97,9 +98,9 @@ def model_card(
             "|---|---|---|---|",
             *(f"| {what} | {len(groups[what])} | {_percent(one)} |" for what, one in accuracies.items()),
             "",
-            f"Accuracy is the share of pairs whose chosen trajectory scores strictly higher; no source task of these "
-            f"{len(scored)} pairs was trained on, and the interval is over their source tasks. What a score means as a "
-            "probability stands in `calibration.json`. `armap judge-report` says more: what the model leans on, and "
+            "Accuracy is the share of pairs whose chosen trajectory scores higher, draws counting half; no source task "
+            f"of these {len(scored)} pairs was trained on, and the interval is over their source tasks. What a score means "
+            "as a probability stands in `calibration.json`. `armap judge-report` says more: what the model leans on, and "
             "what misleads it.",
             "",
             "## Data",
@@ -162,7 +163,9 @@ def _data(training: Sequence[PreferencePair], heldout: Sequence[PreferencePair],
 
 def _accuracy(scored: Sequence[HeldoutScore]) -> Interval:
     """Return the pairwise accuracy on one or more pairs."""
-    found = share([score.source_task_id for score in scored], [score.chosen > score.rejected for score in scored])
+    found = share(
+        [score.source_task_id for score in scored], [judged_rightly(score.chosen - score.rejected) for score in scored]
+    )
     assert found is not None
     return found
 

@@ -102,6 +102,9 @@ class FitSettings(Record):
     backbone: 16. Source: ARMAP, table 14."""
     lora_alpha: float = Field(default=16.0, gt=0)
     """LoRA's scale times its rank. Embedded backbone: 32. Source: ARMAP, table 14."""
+    train_vision: bool = False
+    """Whether what sees pictures is trained too, all of its weights. Frozen, it looks at each picture once; the paper's
+    is frozen."""
     centering: float = Field(default=1e-3, ge=0)
     """Weight of the pull of each pair's scores towards zero; 0 turns it off. Source: ARMAP's released code."""
     margin: float = Field(default=0.0, ge=0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import logsigmoid, softplus
 
@@ -118,7 +118,9 @@ class TransformerFit:
         self._settings = settings
         self._seed = seed
         self._folder = folder / _CHECKPOINTS
-        self._accelerator = Accelerator(log_with=tracker, project_dir=folder)
+        # What sees has layers that no score depends on, and passes without pictures do not use it at all.
+        unused = [DistributedDataParallelKwargs(find_unused_parameters=True)] if settings.train_vision else []
+        self._accelerator = Accelerator(log_with=tracker, project_dir=folder, kwargs_handlers=unused)
         self._progress = _Progress()
         self._trained = _make_trainable(model.network, settings, seed)
         # A network in shards can be neither merged nor saved; what becomes of it is put into this copy.
@@ -201,7 +203,7 @@ class TransformerFit:
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             loss_sum += float(loss.detach())
-            right += float((chosen > rejected).sum())
+            right += _judged_rightly(chosen, rejected)
         loss_sum, right = self._over_processes(loss_sum, right)
         return {"loss": loss_sum / len(batch), "accuracy": right / len(batch)}
 
@@ -213,7 +215,7 @@ class TransformerFit:
             for one in self._passes(self._heldout):
                 chosen, rejected = self._both_sides(one)
                 loss_sum += float(pairwise_loss(chosen, rejected)) * len(one.chosen) if one.chosen else 0.0
-                right += float((chosen > rejected).sum())
+                right += _judged_rightly(chosen, rejected)
         loss_sum, right = self._over_processes(loss_sum, right)
         return loss_sum / len(self._heldout), right / len(self._heldout)
 
@@ -385,6 +387,8 @@ def _split(model: TransformerRewardModel, pairs: Sequence[PreferencePair], pass_
 
 def _make_trainable(network: Any, settings: FitSettings, seed: int) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
     """Prepare the network for training in place and return what is to be trained, by name."""
+    for weight in weights.vision_weights(network):
+        weight.requires_grad_(settings.train_vision)
     if settings.lora_rank:
         adapter = LoraConfig(
             r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, target_modules="all-linear"
@@ -399,12 +403,19 @@ def _make_trainable(network: Any, settings: FitSettings, seed: int) -> dict[str,
 
 
 def _merge(network: Any) -> None:  # noqa: ANN401
-    """Put LoRA's weights into the layers they belong to."""
+    """Put LoRA's weights into the layers they belong to, and leave the network as it is after loading."""
     owner, name = weights.text_tower(network)
     adapted = getattr(owner, name)
     if isinstance(adapted, PeftModel):
         setattr(owner, name, adapted.merge_and_unload())
+    for weight in weights.vision_weights(network):
+        weight.requires_grad_(False)
     network.eval()
+
+
+def _judged_rightly(chosen: torch.Tensor, rejected: torch.Tensor) -> float:
+    """Return how many of some pairs are judged rightly, a draw being half of one."""
+    return float((1 + torch.sign(chosen - rejected).detach()).sum()) / 2
 
 
 def _share_of_rate(step: int, total_steps: int, settings: FitSettings) -> float:

@@ -31,6 +31,8 @@ _KEPT_IMAGE_TOKENS = 65536
 """Tokens of pictures whose features are kept; for a 3B model some 8 kB each."""
 _KEPT_IMAGES = 4096
 """Pictures whose tokens are kept; some 30 kB each."""
+_KEPT_PIXELS = 1 << 26
+"""Numbers of pictures that were read as tokens and are kept until they are looked at, so that each is prepared once."""
 
 Pooling = Literal["last", "mean"]
 """Where a score is read: at the last token, or as the mean of what the head says at every token."""
@@ -241,6 +243,11 @@ class TransformerRewardModel:
         self.processor.save_pretrained(folder)
 
     @property
+    def sees(self) -> bool:
+        """Whether it reads pictures."""
+        return self._eyes is not None
+
+    @property
     def _tower(self) -> Any:  # noqa: ANN401 - transformers is untyped here
         owner, name = weights.text_tower(self.network)
         return getattr(owner, name)
@@ -432,6 +439,7 @@ class _Eyes:
         self._images = images
         self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
         self._known: OrderedDict[int, _AsTokens] = OrderedDict()
+        self._prepared: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
         self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
         self.token_id: int = self._processor.image_token_id
 
@@ -450,7 +458,10 @@ class _Eyes:
     def _as_tokens(self, image: ImageRef) -> _AsTokens:
         number = rendering.number_of(image)
         if number not in self._known:
-            self._take_in(number, self._prepared(image))
+            prepared = self._prepared[number] = self._prepare(image)
+            self._take_in(number, prepared)
+            while sum(_numbers(one) for one in self._prepared.values()) > _KEPT_PIXELS:
+                self._prepared.popitem(last=False)
         self._known.move_to_end(number)
         return self._known[number]
 
@@ -497,13 +508,14 @@ class _Eyes:
         """Return `[1 + A, T, D]` features of a picture's T tokens: for the input, and for A layers after it."""
         number = rendering.number_of(image)
         # Features of weights that are being trained are gone with the next step.
-        owner, text = weights.text_tower(self._network)
-        others = (part for name, part in owner.named_children() if name != text)
-        lasting = not any(weight.requires_grad for part in others for weight in part.parameters())
+        lasting = not any(weight.requires_grad for weight in weights.vision_weights(self._network))
         if lasting and number in self._features:
             self._features.move_to_end(number)
             return self._features[number]
-        features = self._look(self._prepared(image))
+        if not lasting:
+            self._features.clear()
+        prepared = self._prepared.pop(number, None)
+        features = self._look(self._prepare(image) if prepared is None else prepared)
         if features.shape[1] != sum(token < 0 for token in self.tokens(image)):
             raise ConfigError(
                 f"The processor and the network of {self._network.config.model_type} disagree about the size of "
@@ -522,7 +534,11 @@ class _Eyes:
         again = [torch.cat(list(layer)) for layer in getattr(out, "deepstack_features", None) or []]
         return torch.stack([torch.cat(list(out.pooler_output)), *again])
 
-    def _prepared(self, image: ImageRef) -> dict[str, torch.Tensor]:
+    def _prepare(self, image: ImageRef) -> dict[str, torch.Tensor]:
         if self._images is None:
             raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
         return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
+
+
+def _numbers(prepared: dict[str, torch.Tensor]) -> int:
+    return sum(one.numel() for one in prepared.values())

@@ -312,8 +312,8 @@ def _ready(network: VilaForSequenceClassification, dtype: str | None) -> VilaFor
         for weight in network.model.parameters():
             weight.data = weight.data.to(getattr(torch, dtype))
     network = network.to(weights.device()).eval()
-    network.model.requires_grad_(False)
-    network.model.language_model.requires_grad_(True)
+    for weight in weights.vision_weights(network):
+        weight.requires_grad_(False)
     return network
 
 
