@@ -37,6 +37,7 @@ SHARED = {
     "rewards.vila_network",
     "planners.rollouts",
     "planners.search",
+    "planners.tree",
     "pipeline.outcomes",
     "pipeline.beginnings",
     "pipeline.charts",
