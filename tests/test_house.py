@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
     {"types", "errors", "seeds"},
-    {"images"},
+    {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},
     {"llms", "envs", "rewards", "policy", "world"},

@@ -36,9 +36,10 @@ class LateRandom(Random):
     Hashing and seeding take longer than a step in a quick world, and who chooses among what is known draws nothing.
     """
 
+    gauss_next: float | None = None
+
     def __init__(self, *parts: object) -> None:
         self._parts: tuple[object, ...] | None = parts
-        self.gauss_next = None
 
     def random(self) -> float:
         """Return the next number from 0 to 1, 1 excluded."""

@@ -179,14 +179,14 @@ class _Growth:
 
         It does what `_go_on` does, without the detours that several need and a free world would feel.
         """
+        advance, may_ask = self._search.world.advance, self._search.may_ask
         while not one.over:
             if self._descend(one):
-                self._enter(one, await _outcome(self._search.world.advance(one.node.history, one.way[-1].action)))
-            elif not one.over:
-                if self._search.may_ask():
-                    self._hear(one, await _outcome(self._proposals(one.node)))
-                else:
-                    one.over = True
+                self._enter(one, await _outcome(advance(one.node.history, one.way[-1].action)))
+            elif not one.over and may_ask():
+                self._hear(one, await _outcome(self._proposals(one.node)))
+            else:
+                one.over = True
 
     def _descend(self, one: _Simulation) -> bool:
         """Go down through what is known. True: to an action to execute. Otherwise to a state to ask about, or over."""
@@ -356,10 +356,14 @@ class _Growth:
             # once as a whole.
             if place < one.first_new or (place == one.first_new and not edge.ends_task):
                 value *= self._settings.discount
-            self._low, self._high = min(self._low, value), max(self._high, value)
+            if value < self._low:
+                self._low = value
+            if value > self._high:
+                self._high = value
+            if value > edge.best:
+                edge.best = value
             edge.visits += 1
             edge.total += value
-            edge.best = max(edge.best, value)
             node.visits += 1
             node.total += value
 

@@ -85,7 +85,7 @@ class Search:
 
     def may_ask(self) -> bool:
         """Say whether one more request to the policy is within the budget, and count it if it is."""
-        allowed = not self.spent()
+        allowed = not (self._is_limited and self.spent())
         self._asked += allowed
         return allowed
 
