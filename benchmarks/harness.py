@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from pathlib import Path
 from statistics import median
 
@@ -45,7 +44,7 @@ except ImportError:
 TASKS = 100
 CALLS = 10
 LATENCY_S = 0.2
-ROUNDS = 1
+ROUNDS = 3
 
 INSTRUCTION = "Find the lamp in the old house and bring it to the gate before night falls."
 
@@ -77,30 +76,23 @@ async def collected(base_url: str, folder: Path) -> tuple[float, float]:
     gc.collect()
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     with RunFolder(folder) as run:
-        async with aclosing(_Closing(HTTPLLM(base_url=base_url, model="simulated", concurrency=TASKS))) as closing:
-            llm = CachedLLM(closing.llm, Ledger(run))
-            await collect(
-                run,
-                tasks,
-                world=LiveWorld(House),
-                make_policy=lambda: PromptedPolicy(llm, rules="Act.", sampling=SamplingParams()),
-                samples=1,
-                seed=0,
-                concurrency=TASKS,
-                on_progress=lambda done, total: None,
-            )
+        server = HTTPLLM(base_url=base_url, model="simulated", concurrency=TASKS)
+        llm = CachedLLM(server, Ledger(run))
+        await collect(
+            run,
+            tasks,
+            world=LiveWorld(House),
+            make_policy=lambda: PromptedPolicy(llm, rules="Act.", sampling=SamplingParams()),
+            samples=1,
+            seed=0,
+            concurrency=TASKS,
+            on_progress=lambda done, total: None,
+        )
+        await server.close()
     taken = time.process_time() - cpu_s, time.perf_counter() - wall_s
     with RunFolder(folder, writable=False) as run:
         assert sum(len(trajectory.steps) for trajectory in run.read("trajectories", Trajectory)) == TASKS * CALLS
     return taken
-
-
-class _Closing:
-    def __init__(self, llm: HTTPLLM) -> None:
-        self.llm = llm
-
-    async def aclose(self) -> None:
-        await self.llm.close()
 
 
 @modelapi(name="waiting")
@@ -155,7 +147,7 @@ def main() -> None:
         taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         for _ in range(1 + ROUNDS):
             for side, run in sides.items():
-                taken[side].append(run()); print(side, taken[side][-1], file=sys.stderr)
+                taken[side].append(run())
     print(f"{TASKS} tasks of {CALLS} calls; median of {ROUNDS} rounds, after one that is not counted")
     print(f"{'harness':<12}{'CPU ms/call':>12}{'wall s':>8}{'over ideal':>12}")
     middle = {}

@@ -9,8 +9,8 @@ its quick way). The first line of ours is the like of it: one simulation after t
 three lines. The others show what our usual four simulations at a time cost where there is nothing to wait for, and our
 own world, which remembers transitions and keeps environments, around a free environment.
 
-A garbage collection costs by how much a process holds, most of it the modules imported, so both run with what was there
-before them left out of it, and with a collection after 10,000 new objects, as `armap.engines.local` has it.
+A garbage collection costs by how much a process holds, and llm-reasoners imports torch, so what was imported is left out
+of it, for both.
 """
 
 from __future__ import annotations
@@ -164,7 +164,6 @@ def main() -> None:
     }
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
     taken: dict[str, list[float]] = {side: [] for side in sides}
     best = {}
     for _ in range(1 + ROUNDS):

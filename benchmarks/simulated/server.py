@@ -46,7 +46,11 @@ def answer(request: dict[str, object]) -> bytes:
         content = json.dumps({"action": text}) if listed else text
         message = {"role": "assistant", "content": content}
         choices.append({"index": index, "message": message, "finish_reason": "stop"})
-    usage = {"prompt_tokens": len(messages) // 4, "completion_tokens": 4 * n, "total_tokens": len(messages) // 4 + 4 * n}
+    usage = {
+        "prompt_tokens": len(messages) // 4,
+        "completion_tokens": 4 * n,
+        "total_tokens": len(messages) // 4 + 4 * n,
+    }
     reply = {"id": "simulated", "object": "chat.completion", "created": 0, "model": request["model"]}
     return json.dumps({**reply, "choices": choices, "usage": usage}).encode()
 

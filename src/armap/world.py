@@ -19,7 +19,7 @@ from armap.workers import Host, Inline, Worker, sendable
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_INLINE_ENVIRONMENTS = 32
+_INLINE_ENVIRONMENTS = 128
 """Environments alive at once in this process, where nothing else is said."""
 _ENTRY_BYTES = 1400
 """About what Python takes for an entry of `_Recent` and its objects, besides texts."""
@@ -67,7 +67,7 @@ class LiveWorld:
         make_environment: makes one more environment.
         build: what identifies what it makes, such as its class, version and settings.
         workers: whether every environment runs in a process of its own, or all in this one.
-        environments: how many are alive at once; by default 32 in this process, and one per processor core in workers.
+        environments: how many are alive at once; by default 128 in this process, and one per processor core in workers.
         step_timeout_s: how long a worker may take for a step.
         reset_timeout_s: how long a worker may take to make its environment, and to start a task.
         memory_bytes: about how much the results of actions may take, and the snapshots as much again.

@@ -15,10 +15,10 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from random import uniform
 from typing import NamedTuple, Self
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from armap.connections import Limits, Reply, connections_to
 from armap.errors import ConfigError, LLMError
@@ -88,7 +88,7 @@ class HTTPLLM:
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
-        self._backoff = wait_random_exponential(multiplier=backoff_s, max=retry_after_cap_s)
+        self._backoff_s = backoff_s
         self._retry_after_cap_s = retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
@@ -153,7 +153,7 @@ class HTTPLLM:
             self._server_takes_n = False
         replies = [together, *separate]
         answers = [answer for reply in replies for answer in reply.answers]
-        usage = sum((reply.usage for reply in replies), Usage())
+        usage = sum((reply.usage for reply in separate), together.usage)
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
 
     async def close(self) -> None:
@@ -163,40 +163,26 @@ class HTTPLLM:
     async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
         usage, attempts, bad_replies = Usage(), 0, 0
-
-        async def attempt() -> _Answers:
-            nonlocal usage, attempts, bad_replies
+        while True:
             attempts += 1
-            # A server that honours the seed would repeat a bad reply for ever, so each one moves on to a fresh seed.
-            content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
-            reply = _decoded(content)
-            usage += self._usage(reply)
-            choices = _get(reply, "choices")
-            choices = choices[:n] if isinstance(choices, list) else []
-            answers = question.answers(choices)
-            if not answers:
+            try:
+                # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
+                content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
+                reply = _decoded(content)
+                usage += self._usage(reply)
+                choices = _get(reply, "choices")
+                choices = choices[:n] if isinstance(choices, list) else []
+                if answers := question.answers(choices):
+                    return _Answers(answers, len(choices), usage)
                 bad_replies += 1
                 raise self._unusable(content, choices)
-            return _Answers(answers, len(choices), usage)
-
-        retrying = AsyncRetrying(
-            sleep=asyncio.sleep,
-            stop=stop_after_attempt(self._max_attempts),
-            wait=self._wait_s,
-            retry=retry_if_exception(lambda error: isinstance(error, _AttemptError) and error.retryable),
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
-        except _AttemptError as error:
-            if n > 1 and error.blames_n:
-                return _Answers([], 0, usage)
-            if error.retryable:
-                message = f"{self.name} gave no usable answer in {attempts} attempts; the last one brought {error}."
-            else:
-                advice = _ADVICE.get(error.status or 0, "")
-                message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
-            raise LLMError(message, retryable=error.retryable, status=error.status) from None
+            except _AttemptError as error:
+                if n > 1 and error.blames_n:
+                    return _Answers([], 0, usage)
+                if not error.retryable or attempts == self._max_attempts:
+                    raise self._failure(error) from None
+                wait_s = self._wait_s(attempts, error.retry_after_s)
+            await asyncio.sleep(wait_s)
 
     async def _post(self, body: bytes) -> bytes:
         """Make one attempt and return the body of a successful reply."""
@@ -212,6 +198,16 @@ class HTTPLLM:
         if not reply.whole:
             raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
         return reply.content
+
+    def _failure(self, error: _AttemptError) -> LLMError:
+        if error.retryable:
+            message = (
+                f"{self.name} gave no usable answer in {self._max_attempts} attempts; the last one brought {error}."
+            )
+        else:
+            advice = _ADVICE.get(error.status or 0, "")
+            message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
+        return LLMError(message, retryable=error.retryable, status=error.status)
 
     def _unusable(self, content: bytes, choices: Sequence[object]) -> _AttemptError:
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
@@ -229,14 +225,13 @@ class HTTPLLM:
             blames_n=status in (400, 422) and _COMPLAINT_ABOUT_N.search(text) is not None,
         )
 
-    def _wait_s(self, state: RetryCallState) -> float:
-        """Return the wait before the next attempt: what the server asks for, but at least the back-off.
+    def _wait_s(self, attempts: int, asked_s: float) -> float:
+        """Return the wait after some attempts: what the server asks for, but at least the back-off.
 
         Source: full jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
-        error = state.outcome.exception() if state.outcome else None
-        asked_s = error.retry_after_s if isinstance(error, _AttemptError) else 0.0
-        return max(self._backoff(state), min(asked_s, self._retry_after_cap_s))
+        cap_s = self._retry_after_cap_s
+        return max(uniform(0, min(self._backoff_s * 2 ** (attempts - 1), cap_s)), min(asked_s, cap_s))
 
     def _usage(self, reply: object) -> Usage:
         counts = _get(reply, "usage")
