@@ -1,12 +1,12 @@
-"""What a harness itself costs: 100 tasks of 10 calls to a language model each, all under way at once; inspect_ai beside.
+"""What a harness itself costs: 100 tasks of 10 calls to a language model, all under way at once; inspect_ai beside it.
 
     python benchmarks/harness.py
 
 Every call takes 200 ms, so all of it could be done in 2 s. Ours is the whole of `armap collect`: the engine, rollouts
 in a world, the prompted policy, the ledger that stores every answer before it is used, the cache, HTTP to a server in
 another process, and the trajectories. inspect_ai runs a solver that asks ten times, with its logs as durable as they
-usually are; its model is a provider in the same process that waits 200 ms, so it is spared all HTTP. Both run in turns in
-this process; processor time is this process's, all threads included.
+usually are; its model is a provider in the same process that waits 200 ms, so it is spared all HTTP. Both run in turns
+in this process; processor time is this process's, all threads included.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def inspected(folder: Path) -> tuple[float, float]:
         max_connections=TASKS,
     )
     taken = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    assert log.status == "success" and log.results.completed_samples == TASKS
+    assert log.status == "success"
+    assert log.results.completed_samples == TASKS
     return taken
 
 

@@ -9,8 +9,8 @@ its quick way). The first line of ours is the like of it: one simulation after t
 three lines. The others show what our usual four simulations at a time cost where there is nothing to wait for, and our
 own world, which remembers transitions and keeps environments, around a free environment.
 
-A garbage collection costs by how much a process holds, and llm-reasoners imports torch, so what was imported is left out
-of it, for both.
+A garbage collection costs by how much a process holds, and llm-reasoners imports torch, so what was imported is left
+out of it, for both.
 """
 
 from __future__ import annotations

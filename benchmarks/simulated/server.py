@@ -1,8 +1,8 @@
 """A language model server that answers at once or late, and always the same: for benchmarks.
 
-It speaks the OpenAI chat protocol on loopback, in a process of its own. Sample i of an answer is chosen by a hash of the
-conversation and i: among the actions that a schema in the request lists, or else among a few that it makes up. Every
-answer takes the same time, however many are asked for.
+It speaks the OpenAI chat protocol on loopback, in a process of its own. Sample i of an answer is chosen by a hash of
+the conversation and i: among the actions that a schema in the request lists, or else among a few that it makes up.
+Every answer takes the same time, however many samples it has.
 """
 
 from __future__ import annotations

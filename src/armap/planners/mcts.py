@@ -28,8 +28,8 @@ class MCTS(Record):
     was never tried there. From then on it follows the policy: to the end, where the reward model judges the trajectory,
     or one step, where it judges the state as it is. What it sees on the way stays in the tree, so no state is asked for
     actions twice. States reached by different orders of actions are one node where the environment can name its
-    states, and what has been tried to the end is closed, so every simulation brings a new trajectory. The simulations
-    of a wave go down together; each lowers the value of its way meanwhile (virtual loss), so that they part.
+    states, and what has been tried to the end is closed, so every simulation brings a new trajectory. Several
+    simulations are under way at a time; each lowers the value of its way meanwhile (virtual loss), so that they part.
 
     Source: ARMAP, MCTS (`paper` gives the released constants); PUCT: Silver et al., 2017; progressive widening:
     Couëtoux et al., 2011; normalised values: Schrittwieser et al., 2020.
@@ -124,20 +124,26 @@ class _Growth:
         """Run simulations until there are enough, the budget is spent or nothing is left to try."""
         left = self._settings.num_simulations
         under_way: list[_Simulation] = []
+        in_vain = False
         while True:
             free = min(left, self._settings.wave) - len(under_way)
-            if free and not (self._good_enough or self.root.closed or self._search.spent()):
+            # Where one found nothing to do, another would not either before the others have come further.
+            sets_out = free > 0 and not (in_vain and under_way)
+            if sets_out and not (self._good_enough or self.root.closed or self._search.spent()):
                 room = self._search.room(len(under_way) + free) - len(under_way)
                 under_way += [_Simulation(self.root) for _ in range(room)]
             if not under_way:
                 return
             await (self._go_on(under_way) if len(under_way) > 1 else self._go_alone(under_way[0]))
             back = [one for one in under_way if one.over]
+            in_vain = False
             if back:
                 under_way = [one for one in under_way if not one.over]
                 await self._learn(back)
                 # One that found its way closed tried nothing, and closed something.
-                left -= sum(one.first_new is not None or one.end is not None for one in back)
+                tried = sum(one.first_new is not None or one.end is not None for one in back)
+                in_vain = tried < len(back)
+                left -= tried
 
     async def finish(self) -> None:
         """Let the policy bring the most visited way to an end, where no simulation did."""
@@ -153,10 +159,10 @@ class _Growth:
     # Down
 
     async def _go_on(self, under_way: Sequence[_Simulation]) -> None:
-        """Bring every simulation one request and one action further.
+        """Bring simulations further: those that can act, all together, or else all by a request.
 
-        All ask together and all act together, and what comes of it is entered in their order, so that it does not
-        matter whose answer comes first.
+        Nobody asks before everybody must, so that as many requests as possible are on their way at once. What comes of
+        it is entered in their order, so that it does not matter whose answer comes first.
         """
         asking: list[_Simulation] = []
         acting: list[_Simulation] = []
@@ -165,14 +171,13 @@ class _Growth:
                 acting.append(one)
             elif not one.over:
                 asking.append(one)
-        if asking:
-            await self._ask(asking)
-            acting += filter(self._descend, asking)
         if acting:
             advance = self._search.world.advance
             outcomes = await _together([advance(one.node.history, one.way[-1].action) for one in acting])
             for one, outcome in zip(acting, outcomes, strict=True):
                 self._enter(one, outcome)
+        elif len(asking) == len(under_way):
+            await self._ask(asking)
 
     async def _go_alone(self, one: _Simulation) -> None:
         """Bring a simulation to its end, where no other is under way.
