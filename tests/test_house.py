@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
     {"types", "errors", "seeds"},
-    {"images"},
+    {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},
     {"llms", "envs", "rewards", "policy", "world"},
@@ -38,6 +38,7 @@ SHARED = {
     "rewards.vila_network",
     "planners.rollouts",
     "planners.search",
+    "planners.tree",
     "pipeline.outcomes",
     "pipeline.beginnings",
     "pipeline.charts",

@@ -6,7 +6,9 @@ behaviour beyond its own consistency; what holds a connection or weights is a pl
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -82,24 +84,27 @@ class Step(Record):
     """What the environment paid for the action; for evaluation only."""
 
 
-class History(Record):
-    """A trajectory so far, as a value: the state of every planner."""
+class History(NamedTuple):
+    """A trajectory so far, as a value: the state of every planner.
+
+    It is never written, and made once for every step of every search, so it is a tuple and checks nothing.
+    """
 
     task: Task
     """The problem."""
-    steps: tuple[Step, ...] = ()
-    """What happened until now."""
     observation: Observation
     """What is seen now."""
+    steps: tuple[Step, ...] = ()
+    """What happened until now."""
     stop_reason: StopReason | None = None
     """Why nothing more can happen, or None while it can."""
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: Mapping[str, float] = MappingProxyType({})
     """Named quantities the environment reports, such as a price."""
 
     @property
     def actions(self) -> tuple[str, ...]:
         """The texts of the actions taken, which together with the task identify this state."""
-        return tuple(step.action.text for step in self.steps)
+        return tuple([step.action.text for step in self.steps])
 
 
 class Failure(Record):
@@ -387,7 +392,7 @@ class SearchTree(Record):
         columns = (self.parents, self.actions, self.priors, self.visits, self.values, self.scores)
         if len({len(column) for column in columns}) != 1:
             raise ValueError("all columns of a search tree must be equally long")
-        if any(not min(node, 1) - 1 <= parent < node for node, parent in enumerate(self.parents)):
+        if self.parents[:1] != (-1,) or any(not 0 <= up < node for node, up in enumerate(self.parents[1:], 1)):
             raise ValueError("a node of a search tree must stand behind its parent")
         return self
 
