@@ -98,10 +98,10 @@ def model_card(
             "|---|---|---|---|",
             *(f"| {what} | {len(groups[what])} | {_percent(one)} |" for what, one in accuracies.items()),
             "",
-            "Accuracy is the share of pairs whose chosen trajectory scores higher, draws counting half; no source task "
-            f"of these {len(scored)} pairs was trained on, and the interval is over their source tasks. What a score means "
-            "as a probability stands in `calibration.json`. `armap judge-report` says more: what the model leans on, and "
-            "what misleads it.",
+            "Accuracy is the share of pairs whose chosen trajectory scores higher, draws counting half; no "
+            f"source task of these {len(scored)} pairs was trained on, and the interval is over their source "
+            "tasks. What a score means as a probability stands in `calibration.json`. `armap judge-report` says "
+            "more: what the model leans on, and what misleads it.",
             "",
             "## Data",
             "",
