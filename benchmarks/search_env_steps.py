@@ -21,7 +21,7 @@ from random import Random
 from statistics import median
 
 from armap.envs.webshop.environment import WebShop
-from armap.envs.webshop.tasks import tasks
+from armap.envs.webshop.splits import tasks
 from armap.planners.mcts import MCTS
 from armap.protocols import Environment, StepResult, World
 from armap.seeds import stable_hash

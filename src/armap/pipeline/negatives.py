@@ -62,7 +62,7 @@ def finished(history: History) -> Trajectory:
         steps=history.steps,
         final_observation=history.observation,
         stop_reason=history.stop_reason,
-        metrics=history.metrics,
+        metrics=dict(history.metrics),
     )
 
 
@@ -114,7 +114,7 @@ async def _another_action(policy: Policy, before: History, taken: Action, rng: R
     left = tuple(text for text in legal if text != taken.text)
     if not left:
         return None
-    without = before.model_copy(update={"observation": before.observation.model_copy(update={"actions": left})})
+    without = before._replace(observation=before.observation.model_copy(update={"actions": left}))
     (action, *_) = await policy.propose(without, n=1, rng=rng)
     return action
 
