@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).with_name("in_two_processes.py")
 def pairs(tmp_path_factory) -> Path:
     """A run folder with pairs and nothing trained."""
     run = tmp_path_factory.mktemp("pairs") / "run"
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 120, "--samples", 8, "--run", run)
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", run)
     armap("synthesize", "--run", run)
     return run
 
