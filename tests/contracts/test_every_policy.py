@@ -93,7 +93,7 @@ async def test_what_the_environment_paid_and_measured_changes_no_action(make, en
     policy = make(WORLDS[env][0])
     for history in await histories(env):
         steps = tuple(step.model_copy(update={"env_reward": 99.0}) for step in history.steps)
-        paid = history.model_copy(update={"steps": steps, "metrics": {"price": 3.0}})
+        paid = history._replace(steps=steps, metrics={"price": 3.0})
         proposed = [await policy.propose(one, n=12, rng=Random(3)) for one in (history, paid)]
         assert proposed[0] == proposed[1]
 
