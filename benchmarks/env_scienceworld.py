@@ -3,13 +3,14 @@
     python benchmarks/env_scienceworld.py
 
 Both do the same actions on the same tasks of the `unseen` split, task by task in turn: episodes of 25 valid actions
-drawn at random, and the simulator's own solutions. Then ours alone: start, resident memory of the Java process after
-all 30 families of tasks, and two environments at once. Needs the extra `scienceworld` and Java.
+drawn at random, and the simulator's own solutions. Each is played once before it is timed, as Java becomes quick only
+with use. CPU time is that of all processes of a side, which other programs disturb less. Then ours alone: start,
+resident memory of the Java process after all 30 families of tasks, and two environments at once. Needs the extra
+`scienceworld` and Java.
 """
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from random import Random
 from statistics import mean, median
 from typing import NamedTuple
 
+import psutil
 from scienceworld import ScienceWorldEnv
 
 from armap.envs import scienceworld
@@ -41,6 +43,13 @@ class Times(NamedTuple):
 
     resets_s: list[float]
     steps_s: list[float]
+    cpu_s: list[float]
+
+
+def cpu_s() -> float:
+    """Return the CPU time of this process and those it started."""
+    own = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
 
 
 def long_task(task: Task) -> Task:
@@ -71,6 +80,7 @@ def seconds(function: Callable[..., object], *arguments: object) -> float:
 
 
 def play_ours(environment: ScienceWorld, episode: Episode, times: Times) -> None:
+    begin_cpu = cpu_s()
     times.resets_s.append(seconds(environment.reset, episode.task))
     for action in episode.actions:
         begin = time.perf_counter()
@@ -78,6 +88,7 @@ def play_ours(environment: ScienceWorld, episode: Episode, times: Times) -> None
         times.steps_s.append(time.perf_counter() - begin)
         if result.terminated or result.truncated:
             break
+    times.cpu_s.append(cpu_s() - begin_cpu)
 
 
 def play_stock(stock: ScienceWorldEnv, episode: Episode, times: Times) -> None:
@@ -85,6 +96,7 @@ def play_stock(stock: ScienceWorldEnv, episode: Episode, times: Times) -> None:
         stock.load(episode.task.config["task"], episode.task.config["variation"], "easy")
         stock.reset()
 
+    begin_cpu = cpu_s()
     times.resets_s.append(seconds(reset))
     for action in episode.actions:
         begin = time.perf_counter()
@@ -92,29 +104,29 @@ def play_stock(stock: ScienceWorldEnv, episode: Episode, times: Times) -> None:
         times.steps_s.append(time.perf_counter() - begin)
         if completed:
             break
+    times.cpu_s.append(cpu_s() - begin_cpu)
 
 
 def compare(name: str, episodes: Sequence[Episode], environment: ScienceWorld, stock: ScienceWorldEnv) -> None:
-    ours, theirs = Times([], []), Times([], [])
-    # Both are warm first.
-    play_ours(environment, episodes[0], Times([], []))
-    play_stock(stock, episodes[0], Times([], []))
-    for episode in episodes:
-        play_ours(environment, episode, ours)
-        play_stock(stock, episode, theirs)
+    for _ in ("warm up", "count"):
+        ours, theirs = Times([], [], []), Times([], [], [])
+        for episode in episodes:
+            play_ours(environment, episode, ours)
+            play_stock(stock, episode, theirs)
     print(f"{name}: {len(episodes)} episodes")
     for label, a, b in (("step", ours.steps_s, theirs.steps_s), ("reset", ours.resets_s, theirs.resets_s)):
         print(
             f"  {label:5}  ours {1 / mean(a):6.1f}/s, median {1e3 * median(a):5.1f} ms   "
-            f"stock {1 / mean(b):6.1f}/s, median {1e3 * median(b):5.1f} ms   ratio {mean(b) / mean(a):.1f}"
+            f"stock {1 / mean(b):6.1f}/s, median {1e3 * median(b):5.1f} ms   "
+            f"ratio {mean(b) / mean(a):.1f}, of medians {median(b) / median(a):.1f}"
         )
+    print(f"  ratio of the CPU time of whole episodes {sum(theirs.cpu_s) / sum(ours.cpu_s):.1f}")
 
 
-def java_mb() -> list[float]:
-    """Return the resident memory of each Java process."""
-    listed = subprocess.run(["ps", "-A", "-o", "rss=,comm="], capture_output=True, text=True, check=True).stdout
-    rows = (line.split(None, 1) for line in listed.splitlines())
-    return [int(size) / 1024 for size, name in rows if name == "java"]
+def java_mb() -> float:
+    """Return the resident memory of the Java processes that were started here."""
+    below = psutil.Process().children(recursive=True)
+    return sum(one.memory_info().rss for one in below if one.name() == "java") / 2**20
 
 
 def tour() -> None:
@@ -127,13 +139,13 @@ def tour() -> None:
             config = {"task": name, "variation": 0, "step_limit": 1000}
             list(random_actions(first.model_copy(update={"config": config}), environment, rng))
             environment.snapshot()
-        print(f"resident memory after a tour of all families: {java_mb()} MB")
+        print(f"resident memory after a tour of all families: {java_mb():.0f} MB")
 
 
 def steps_per_s(episodes: Sequence[Episode]) -> float:
-    times = Times([], [])
+    times = Times([], [], [])
     with closing(ScienceWorld()) as environment:
-        play_ours(environment, episodes[0], Times([], []))
+        play_ours(environment, episodes[0], Times([], [], []))
         for episode in episodes:
             play_ours(environment, episode, times)
     return 1 / mean(times.steps_s)

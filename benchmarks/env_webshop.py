@@ -18,7 +18,7 @@ from random import Random
 from typing import TypeVar
 
 from armap.envs.webshop.environment import WebShop
-from armap.envs.webshop.tasks import tasks
+from armap.envs.webshop.splits import tasks
 from armap.types import Observation, Task
 
 T = TypeVar("T")

@@ -150,7 +150,7 @@ async def test_what_the_environment_pays_appears_in_no_message():
     settings = {"rules": Game24.rules, "choose": False}
     messages = await messages_at(history, examples=[example], **settings)
     assert not any("7.125" in message.content for message in messages)
-    zeroed = history.model_copy(update={"steps": paid_nothing(history.steps), "metrics": {}})
+    zeroed = history._replace(steps=paid_nothing(history.steps), metrics={})
     free = example.model_copy(update={"steps": paid_nothing(example.steps)})
     assert await messages_at(zeroed, examples=[free], **settings) == messages
 

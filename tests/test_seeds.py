@@ -1,3 +1,5 @@
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.seeds import rng_for, stable_hash
+from armap.seeds import LateRandom, rng_for, stable_hash
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters()),
@@ -55,3 +57,34 @@ def test_a_part_without_a_stable_text_is_refused():
 def test_generators_for_the_same_parts_draw_the_same_numbers():
     assert rng_for("run", 1).random() == rng_for("run", 1).random()
     assert rng_for("run", 1).random() != rng_for("run", 2).random()
+
+
+DRAWS = [
+    lambda rng: rng.random(),
+    lambda rng: rng.getrandbits(48),
+    lambda rng: rng.gauss(0, 1),
+    lambda rng: rng.sample(range(100), 5),
+    lambda rng: rng.choices("abc", k=5),
+    lambda rng: rng.randbytes(3),
+    lambda rng: rng.getstate(),
+]
+
+
+@pytest.mark.parametrize("first", DRAWS)
+def test_a_late_generator_draws_what_one_draws_that_was_seeded_at_once(first):
+    late, early = LateRandom("run", 1), rng_for("run", 1)
+    for draw in (first, *DRAWS):
+        assert draw(late) == draw(early)
+
+
+def test_a_late_generator_can_be_copied_kept_and_started_anew():
+    expected = rng_for("run", 1).random()
+    late = LateRandom("run", 1)
+    assert copy.deepcopy(late).random() == pickle.loads(pickle.dumps(late)).random() == expected
+    drawn = late.random
+    assert drawn() == expected
+    assert drawn() != expected
+    late.seed(7)
+    again = LateRandom("run", 2)
+    again.setstate(late.getstate())
+    assert late.random() == again.random()

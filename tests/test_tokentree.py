@@ -8,15 +8,6 @@ from armap.tokentree import TokenTree, pad
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), max_size=6), max_size=8)
 
 
-def path(tree: TokenTree, end: int) -> list[int]:
-    """Return the places of a sequence's tokens in the tree, first to last."""
-    places = []
-    while end >= 0:
-        places.append(end)
-        end = tree.parents[end]
-    return places[::-1]
-
-
 def prefixes(sequences: list[list[int]]) -> set[tuple[int, ...]]:
     return {tuple(sequence[:i]) for sequence in sequences for i in range(1, len(sequence) + 1)}
 
@@ -24,7 +15,7 @@ def prefixes(sequences: list[list[int]]) -> set[tuple[int, ...]]:
 @given(SEQUENCES)
 def test_every_sequence_can_be_read_back(sequences):
     tree = TokenTree(sequences)
-    assert [[tree.tokens[i] for i in path(tree, end)] for end in tree.ends] == sequences
+    assert [[tree.tokens[i] for i in tree.path(end)] for end in tree.ends] == sequences
 
 
 @given(SEQUENCES)
@@ -32,7 +23,7 @@ def test_every_beginning_is_stored_once_behind_what_it_continues(sequences):
     tree = TokenTree(sequences)
     assert len(tree) == len(prefixes(sequences))
     assert all(parent < i for i, parent in enumerate(tree.parents))
-    assert [len(path(tree, i)) - 1 for i in range(len(tree))] == tree.depths
+    assert [len(tree.path(i)) - 1 for i in range(len(tree))] == tree.depths
 
 
 @given(SEQUENCES)
@@ -41,7 +32,7 @@ def test_a_token_attends_to_exactly_the_sequence_up_to_it(sequences):
     mask = tree.ancestors()
     assert mask.shape == (len(tree), len(tree))
     for i in range(len(tree)):
-        assert np.flatnonzero(mask[i]).tolist() == path(tree, i)
+        assert np.flatnonzero(mask[i]).tolist() == tree.path(i)
 
 
 @given(SEQUENCES, st.lists(st.integers(0, 3), max_size=6))
@@ -62,7 +53,7 @@ def test_segments_hold_every_token_once_and_attend_to_exactly_the_ancestors(sequ
     for segment in segments:
         before = [i for place in segment.before for i in range(segments[place].start, segments[place].end)]
         for i in range(segment.start, segment.end):
-            assert [*before, *range(segment.start, i + 1)] == path(tree, i)
+            assert [*before, *range(segment.start, i + 1)] == tree.path(i)
 
 
 def test_a_tree_is_cut_only_where_it_branches():

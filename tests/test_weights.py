@@ -54,6 +54,31 @@ def test_without_torch_the_install_line_is_said():
     assert "pip install 'armap[local]'" in said
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\ntags: [a]\n---\n# Model\n", "mit"),
+        ("---\ntags: [a]\nlicense: 'llama3.2'\n---\n", "llama3.2"),
+        ("---\ntags: [a]\n---\nlicense: mit\n", None),
+        ("license: mit\n", None),
+        (None, None),
+    ],
+)
+def test_the_licence_of_a_folder_is_what_its_card_says(tmp_path, card, licence):
+    pytest.importorskip("huggingface_hub", reason="the local extra is not installed: no backbone's licence is read")
+    if card is not None:
+        (tmp_path / "README.md").write_text(card, "utf-8")
+    assert weights.published(str(tmp_path)) == (None, licence)
+
+
+def test_a_model_of_the_hub_keeps_its_name_even_where_nobody_is_online(monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the local extra is not installed")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert weights.published("someone/some-model") == ("someone/some-model", None)
+    assert weights.published(weights.EMBEDDED) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    assert weights.published("some/model.gguf") == (None, None)
+
+
 @pytest.fixture
 def tiny(tmp_path):
     pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")

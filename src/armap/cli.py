@@ -9,8 +9,8 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -20,23 +20,28 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import AgentSettings, Workshop, agent_of
+from armap.commands import UNTRAINED, AgentSettings, Workshop, agent_of, judging_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
 from armap.images import ImageFolder
+from armap.judging import Judging
 from armap.pipeline.evaluate import evaluate as measure
+from armap.pipeline.exchange import export_pairs, import_pairs
+from armap.pipeline.funnel import data_remarks, funnel_table
 from armap.pipeline.judge_report import judge_sections, judge_table
+from armap.pipeline.negatives import ORIGINS
 from armap.pipeline.page import write_page
 from armap.pipeline.plan import PLANNERS, AnyPlanner, make_planner
 from armap.pipeline.report import metrics_table, write_report
 from armap.pipeline.sweep import sweep as sweep_weights
+from armap.pipeline.synthesize import SynthesisSettings
 from armap.pipeline.tradeoff import sweep_table
 from armap.pipeline.train import REWARD_MODEL_FOLDER
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.reward_models import SERVE_TOKEN, is_address, load_reward_model
-from armap.rewards.fit_settings import FitSettings
+from armap.rewards.fit_settings import PRESETS, FitSettings
 from armap.rewards.objective import Objective
 from armap.serve import require_extra as require_serve_extra
 from armap.store import RunFolder
@@ -53,12 +58,13 @@ app = typer.Typer(
 )
 
 _messages = Console(stderr=True)
-_fit = FitSettings()
 # Defaults that typer reads and never changes.
 _BASELINE_AND_BEST = ["greedy", "best_of_n"]
 _AS_USUAL: list[str] = []
+_ALL_ORIGINS: list[str] = [*ORIGINS]
 
 T = TypeVar("T")
+Shop = TypeVar("Shop", bound=Judging)
 
 
 class _Do(Protocol):
@@ -110,9 +116,16 @@ Data = Annotated[
 ]
 
 
+def _setting(name: str, words: str, *flags: str, min: float | None = None, max: float | None = None) -> Any:  # noqa: ANN401 - as typer's own
+    """Return the option for a setting of a fit; what it is where nobody sets it is in the help, 0 standing for None."""
+    usual, of_embedded = (getattr(FitSettings(backbone=one), name) or 0 for one in ("any", weights.EMBEDDED))
+    default = f"{usual}" if usual == of_embedded else f"{usual}; embedded: {of_embedded}"
+    return typer.Option(*flags, help=words, show_default=default, min=min, max=max)
+
+
 def _place(text: str) -> str:
-    """Return an address as it is, and a folder as it is found from anywhere."""
-    return text if is_address(text) else str(Path(text).resolve())
+    """Return an address or a name as it is, and a folder as it is found from anywhere."""
+    return text if is_address(text) or text in UNTRAINED else str(Path(text).resolve())
 
 
 RewardModelPlace = Annotated[
@@ -120,9 +133,10 @@ RewardModelPlace = Annotated[
     typer.Option(
         "--reward-model",
         parser=_place,
-        metavar="FOLDER|URL",
+        metavar="FOLDER|URL|prompted|chance",
         help="Folder of a trained reward model, or the address of a server that `armap serve` or vLLM runs, whose "
-        f"token is read from {SERVE_TOKEN}; default: the run's own.",
+        f"token is read from {SERVE_TOKEN}; default: the run's own. For comparison: `prompted` asks the run's language "
+        "model, and `chance` knows nothing.",
     ),
 ]
 
@@ -208,8 +222,8 @@ def demo(
         )
     with _open(run, agent, Budget(), concurrency) as (shop, do):
         do(shop.collect(tasks=collect_tasks or usual.collect_tasks, samples=samples or usual.samples))
-        do(shop.synthesize(writer="environment"))
-        do(shop.train(kind="transformer", settings=_fit, heldout_share=0.2))
+        do(shop.synthesize(SynthesisSettings()))
+        do(shop.train(kind="transformer", settings=FitSettings(), heldout_share=0.2))
         planners: list[AnyPlanner] = [Greedy(), BestOfN(n=n or usual.n)]
         metrics = do(shop.evaluate(planners, tasks=tasks or usual.tasks, reward_model=None))
         _tell(f"Report: {write_report(shop.run)}")
@@ -235,6 +249,10 @@ def collect(
         bool, typer.Option("--images", help="Keep a picture of every observation, where the environment draws them.")
     ] = False,
     evaluation: Evaluation = None,
+    invent: Annotated[
+        bool,
+        typer.Option("--invent", help="Let the model invent instructions for the training tasks before it tries them."),
+    ] = False,
     tasks: Annotated[int, typer.Option(min=1, help="Training tasks to collect on.")] = 40,
     samples: Annotated[int, typer.Option(min=1, help="Trajectories per task.")] = 8,
     seed: Seed = 0,
@@ -267,7 +285,7 @@ def collect(
         )
     budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
     with _open(run, agent, budget, concurrency) as (shop, do):
-        do(shop.collect(tasks=tasks, samples=samples))
+        do(shop.collect(tasks=tasks, samples=samples, invent=invent))
         there = shop.run.read("trajectories", Trajectory)
         not_begun = [entry for entry in shop.run.read("failures", TaskFailure) if entry.stage == "collect"]
         failures = [trajectory.failure for trajectory in there if trajectory.failure]
@@ -292,6 +310,28 @@ def synthesize(
         Literal["environment", "model"],
         typer.Option(help="Who writes the instruction that fits a trajectory: the environment or the language model."),
     ] = "environment",
+    elaborate: Annotated[
+        bool, typer.Option(help="With --writer model: go into more detail once the instruction is restored.")
+    ] = True,
+    judge: Annotated[
+        Literal["none", "model"] | None,
+        typer.Option(
+            help="Who has to agree, in both orders, that the chosen side is the better one; by default the language "
+            "model where it is also the writer, and nobody where the environment compares outcomes itself."
+        ),
+    ] = None,
+    origins: Annotated[
+        list[str],
+        typer.Option("--origin", help=f"How rejected sides are made: {', '.join(ORIGINS)}; repeat it for several."),
+    ] = _ALL_ORIGINS,
+    rejected: Annotated[int, typer.Option(min=1, help="Rejected sides of each origin for a chosen one.")] = 1,
+    labels: Annotated[
+        Literal["hindsight", "oracle"],
+        typer.Option(help="`oracle` is an ablation: the environment's own reward says which side is the chosen one."),
+    ] = "hindsight",
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="An ablation: keep pairs whose sides came to the same thing.")
+    ] = False,
     concurrency: Concurrency = 4,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -299,17 +339,65 @@ def synthesize(
     max_cost_usd: MaxCost = None,
     as_json: Json = False,
 ) -> None:
-    """Make verified preference pairs out of the collected trajectories."""
+    """Make verified preference pairs out of the collected trajectories, and say what became of each."""
     budget = _budget(max_calls, max_tokens, max_seconds, max_cost_usd)
+    with _options():
+        settings = SynthesisSettings.model_validate(
+            {
+                "labels": labels,
+                "origins": tuple(dict.fromkeys(origins)),
+                "rejected": rejected,
+                "verify": not unverified,
+            }
+        )
+    asked = judge or ("model" if writer == "model" and not unverified and labels == "hindsight" else "none")
     with _open(run, None, budget, concurrency) as (shop, do):
-        do(shop.synthesize(writer=writer))
+        do(shop.synthesize(settings, writer=writer, elaborate=elaborate, judge=asked))
         data = measure(shop.run).data
+        if as_json:
+            sys.stdout.write(data.model_dump_json() + "\n")
+            return
+        console = Console()
+        console.print(funnel_table(data))
+        for remark in data_remarks(data):
+            console.print(remark, markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.write(f"Pairs made: {_counts(data.pairs)}\nDiscarded:  {_counts(data.discarded)}\n")
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Preference data sets: .jsonl or .parquet files.")
+    ],
+    run: NewRun,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Take in preference pairs of a data set, to train on: `prompt`, `chosen`, `rejected` and `images`.
+
+    A side is a list of messages, or a plain text. What both sides begin with stands in `prompt`, or in both of them.
+    """
+    with RunFolder(run) as folder:
+        found = import_pairs(folder, files, seed=seed)
+        left_out = f"; {found.discarded} rows were left out, as both of their sides are the same"
         _say(
             as_json,
-            f"Pairs made: {_counts(data.pairs)}\nDiscarded:  {_counts(data.discarded)}\n"
-            f"Mean steps: {data.chosen_steps or 0:.1f} chosen, {data.rejected_steps or 0:.1f} rejected",
-            **data.model_dump(),
+            f"{found.pairs} pairs are in {run / 'pairs.jsonl'}{left_out if found.discarded else ''}.",
+            **found._asdict(),
         )
+
+
+@app.command("export")
+def export(
+    place: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: a .jsonl file, or a .parquet file.")],
+    run: Run,
+    as_json: Json = False,
+) -> None:
+    """Write the preference pairs as a data set, which `datasets` loads and TRL trains on."""
+    _require_run(run)
+    with RunFolder(run, writable=False) as folder:
+        count = export_pairs(folder, place)
+        _say(as_json, f"{count} pairs are in {place}.", pairs=count, file=str(place))
 
 
 @app.command()
@@ -319,30 +407,72 @@ def train(
         Literal["transformer", "linear"],
         typer.Option(help="`transformer`, or `linear`: a tiny model on words that needs no torch."),
     ] = "transformer",
-    backbone: Annotated[str, typer.Option(help="Causal language model to grow from, named as for --model.")] = (
-        _fit.backbone
-    ),
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Settings by name: {', '.join(PRESETS)}. Any of the options below wins over it.",
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Language model, encoder or vision-language model to grow from, named as for --model.",
+            show_default=weights.EMBEDDED,
+        ),
+    ] = None,
     layers: Annotated[
-        int, typer.Option(min=0, help="Layers of the backbone to keep, from the bottom; 0 keeps all.")
-    ] = _fit.layers or 0,
+        int | None, _setting("layers", "Layers of the backbone to keep, from the bottom; 0 keeps all.", min=0)
+    ] = None,
     max_tokens: Annotated[
-        int, typer.Option(min=16, help="Longest trajectory read; of a longer one earlier observations are shortened.")
-    ] = _fit.max_tokens,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = _fit.epochs,
-    pairs_per_step: Annotated[int, typer.Option(min=1, help="Pairs per optimiser step.")] = _fit.pairs_per_step,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = _fit.learning_rate,
-    lora_rank: Annotated[int, typer.Option(min=0, help="Rank of LoRA; 0 trains all weights.")] = _fit.lora_rank,
+        int | None,
+        _setting("max_tokens", "Longest trajectory read; of a longer one earlier observations are shortened.", min=16),
+    ] = None,
+    pooling: Annotated[
+        Literal["last", "mean"] | None,
+        _setting("pooling", "Where the score is read: at the last token or, for comparison, as the mean of all."),
+    ] = None,
+    epochs: Annotated[int | None, _setting("epochs", "Passes over the training pairs.", min=1)] = None,
+    pairs_per_step: Annotated[int | None, _setting("pairs_per_step", "Pairs per optimiser step.", min=1)] = None,
+    learning_rate: Annotated[float | None, _setting("learning_rate", "Peak learning rate.", min=0)] = None,
+    warmup_share: Annotated[
+        float | None,
+        _setting("warmup_share", "Share of the steps over which the rate rises to its peak.", min=0, max=1),
+    ] = None,
+    schedule: Annotated[
+        Literal["falling", "constant"] | None,
+        _setting("schedule", "What the rate does after that: it falls to a tenth, or stays."),
+    ] = None,
+    lora_rank: Annotated[int | None, _setting("lora_rank", "Rank of LoRA; 0 trains all weights.", min=0)] = None,
+    lora_alpha: Annotated[float | None, _setting("lora_alpha", "LoRA's scale times its rank.", min=0)] = None,
+    centering: Annotated[float | None, _setting("centering", "Pull of each pair's scores towards zero.", min=0)] = None,
+    margin: Annotated[
+        float | None, _setting("margin", "By how much the loss wants the chosen score above the rejected one.", min=0)
+    ] = None,
+    target: Annotated[
+        Literal["pairwise", "classification"] | None,
+        _setting("target", "What is learned; `classification`, for comparison, takes each trajectory for itself."),
+    ] = None,
     pass_tokens: Annotated[
-        int, typer.Option(min=16, help="Most tokens computed at once; a step takes as many passes as it needs.")
-    ] = _fit.pass_tokens,
-    centering: Annotated[float, typer.Option(min=0, help="Pull of each pair's scores towards zero.")] = _fit.centering,
+        int | None,
+        _setting("pass_tokens", "Most tokens computed at once; a step takes as many passes as it needs.", min=16),
+    ] = None,
+    max_grad_norm: Annotated[float | None, _setting("max_grad_norm", "Longest gradient.", min=0)] = None,
+    train_vision: Annotated[
+        bool | None,
+        typer.Option("--train-vision", help="Train what sees pictures too, instead of leaving it as it is."),
+    ] = None,
     evaluate_every_steps: Annotated[
-        int, typer.Option("--evaluate-every", min=1, help="Steps between evaluations and checkpoints.")
-    ] = _fit.evaluate_every_steps,
+        int | None,
+        _setting("evaluate_every_steps", "Steps between evaluations and checkpoints.", "--evaluate-every", min=1),
+    ] = None,
     patience: Annotated[
-        int, typer.Option(min=1, help="Evaluations without a lower held-out loss before training stops.")
-    ] = _fit.patience,
+        int | None,
+        _setting("patience", "Evaluations without a lower held-out loss before training stops; 0 never stops.", min=0),
+    ] = None,
     heldout_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of source tasks held out.")] = 0.2,
+    train_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the other source tasks to learn from; an ablation.")
+    ] = 1.0,
     unfinished: Annotated[
         int,
         typer.Option(
@@ -358,28 +488,38 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a reward model on the pairs, and measure it on pairs of tasks it was not trained on."""
-    with _options():
-        settings = FitSettings(
-            backbone=backbone,
-            layers=layers or None,
-            max_tokens=max_tokens,
-            epochs=epochs,
-            pairs_per_step=pairs_per_step,
-            learning_rate=learning_rate,
-            lora_rank=lora_rank,
-            pass_tokens=pass_tokens,
-            centering=centering,
-            evaluate_every_steps=evaluate_every_steps,
-            patience=patience,
-        )
+    said = {
+        "backbone": backbone,
+        "layers": layers,
+        "max_tokens": max_tokens,
+        "pooling": pooling,
+        "epochs": epochs,
+        "pairs_per_step": pairs_per_step,
+        "learning_rate": learning_rate,
+        "warmup_share": warmup_share,
+        "schedule": schedule,
+        "lora_rank": lora_rank,
+        "lora_alpha": lora_alpha,
+        "centering": centering,
+        "margin": margin,
+        "target": target,
+        "pass_tokens": pass_tokens,
+        "train_vision": train_vision,
+        "max_grad_norm": max_grad_norm,
+        "evaluate_every_steps": evaluate_every_steps,
+        "patience": patience,
+    }
+    settings = _fit_settings(preset, {name: value for name, value in said.items() if value is not None})
     # `accelerate launch` numbers the processes it starts; the first one writes, the others help it to compute.
     helping = int(os.environ.get("RANK", "0")) > 0
-    with _open(run, None, Budget(), 1, writable=not helping) as (shop, do):
+    _require_run(run)
+    with _opened(run, judging_of, writable=not helping) as (shop, do):
         do(
             shop.train(
                 kind=kind,
                 settings=settings,
                 heldout_share=heldout_share,
+                train_share=train_share,
                 unfinished=unfinished,
                 tracker=tracker,
                 helping=helping,
@@ -410,7 +550,8 @@ def judge_report(run: Run = Path("runs/demo"), reward_model: RewardModelPlace = 
     It is examined on the pairs that were held out in the run, and on the candidates of best_of_n where that has run.
     The same is written to judge_report.html in the run folder, with charts.
     """
-    with _open(run, None, Budget(), 1) as (shop, do):
+    _require_run(run)
+    with _opened(run, judging_of) as (shop, do):
         found = do(shop.examine(reward_model=reward_model))
         page = write_page(
             shop.run.path / "judge_report.html", f"{found.reward_model} – armap", [*judge_sections(found)]
@@ -694,19 +835,40 @@ def _budget(calls: int | None, tokens: int | None, seconds: float | None, cost_u
         return Budget(max_calls=calls, max_tokens=tokens, max_seconds=seconds, max_cost_usd=cost_usd)
 
 
-@contextmanager
+def _fit_settings(preset: str | None, said: dict[str, Any]) -> FitSettings:
+    """Return how to fit: as the preset of that name says, but for what is said otherwise."""
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"There is no preset {preset!r}; choose from: {', '.join(PRESETS)}.")
+    # 0 stands for all layers, and for no patience.
+    of_zero = {name: None for name in ("layers", "patience") if said.get(name) == 0}
+    with _options():
+        return FitSettings(**{**PRESETS.get(preset or "", {}), **said, **of_zero})
+
+
 def _open(
-    run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int, *, writable: bool = True
-) -> Iterator[tuple[Workshop, _Do]]:
+    run: Path, agent: AgentSettings | None, budget: Budget, concurrency: int
+) -> AbstractContextManager[tuple[Workshop, _Do]]:
     """Open a run folder with the given agent, or with the one that collected in it."""
     if agent is None:
         _require_run(run)
+
+    def make(folder: RunFolder, console: Console) -> Workshop:
+        return Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=console)
+
+    return _opened(run, make)
+
+
+@contextmanager
+def _opened(
+    run: Path, make: Callable[[RunFolder, Console], Shop], *, writable: bool = True
+) -> Iterator[tuple[Shop, _Do]]:
+    """Open a run folder for what is made of it."""
     # Whoever only helps is silent.
     console = _messages if writable else Console(quiet=True)
     with RunFolder(run, writable=writable) as folder, asyncio.Runner() as runner:
         for repair in folder.repairs:
             _tell(f"Repaired {repair}.")
-        shop = Workshop(folder, agent or agent_of(folder), budget=budget, concurrency=concurrency, console=console)
+        shop = make(folder, console)
         try:
             yield shop, runner.run
         except KeyboardInterrupt:

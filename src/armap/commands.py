@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from armap.environments import Wanted, environment_entry
 from armap.errors import ConfigError, DataError
+from armap.judging import Judging
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.collect import collect
+from armap.pipeline.collect import Inventor, collect
 from armap.pipeline.evaluate import evaluate
-from armap.pipeline.examine import examine
+from armap.pipeline.funnel import ablations
 from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
-from armap.pipeline.synthesize import EnvironmentWriter, InstructionWriter, LLMWriter, synthesize
-from armap.pipeline.train import (
-    CALIBRATION_FILE,
-    REWARD_MODEL_FOLDER,
-    help_train,
-    split_pairs,
-    train,
-)
+from armap.pipeline.synthesize import SynthesisSettings, synthesize
+from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER
+from armap.pipeline.verdicts import PairJudge
+from armap.pipeline.writers import EnvironmentWriter, InstructionWriter, LLMWriter
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
-from armap.reward_models import ShowProgress, is_address, linear_fit, load_reward_model, remarks, transformer_fit
+from armap.reward_models import is_address
 from armap.rewards.calibration import Calibrated
-from armap.rewards.fit_settings import FitSettings
-from armap.rewards.http import HTTPRewardModel
+from armap.rewards.chance import ChanceRewardModel
 from armap.rewards.objective import STEPS, Objective, ObjectiveRewardModel
+from armap.rewards.prompted import PromptedRewardModel
 from armap.seeds import rng_for
 from armap.store import Ledger, RunFolder
 from armap.types import (
     Budget,
     Calibration,
-    JudgeReport,
     Metrics,
-    PreferencePair,
     Record,
     SamplingParams,
     SearchResult,
     Task,
-    TrainingPoint,
     Trajectory,
 )
 from armap.weights import EMBEDDED, locate, require_local_extra
@@ -56,6 +47,8 @@ from armap.world import LiveWorld
 
 SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
+UNTRAINED = PROMPTED, CHANCE = "prompted", "chance"
+"""Names of the reward models that nobody trained: the run's language model, and nothing at all."""
 
 
 class AgentSettings(Record):
@@ -89,11 +82,8 @@ class AgentSettings(Record):
     """Decides every draw."""
 
 
-class Workshop:
+class Workshop(Judging):
     """An open run folder together with the models and the world that its settings name. For one event loop.
-
-    Every stage checks and loads what it needs before it is noted as begun, so a refused command binds nobody to its
-    settings.
 
     Args:
         run: the run folder, open for writing.
@@ -120,54 +110,76 @@ class Workshop:
                 f"No price of {agent.model} is known, so --max-cost-usd could never stop it; collect with "
                 "--prompt-price and --completion-price, in dollars per million tokens."
             )
-        self.run = run
+        super().__init__(run, seed=agent.seed, made_by={"agent": agent.model_dump()}, console=console)
         self.agent = agent
         self.entry = entry
         self.ledger = Ledger(run, budget)
         self._concurrency = concurrency
-        self._console = console
         self._environment = self.entry.make()
         self._world = LiveWorld(self.entry.make, build=self.entry.build, workers=not self.entry.inline)
         self._llm: LLM | None = None
-        self._open = AsyncExitStack()
-        self._open.callback(self._environment.close)
-        self._open.callback(self._world.close)
+        self.opened.callback(self._environment.close)
+        self.opened.callback(self._world.close)
 
-    async def collect(self, *, tasks: int, samples: int) -> None:
-        """Collect trajectories on training tasks."""
-        available = self.entry.training_tasks(self.evaluation_tasks())
+    async def collect(self, *, tasks: int, samples: int, invent: bool = False) -> None:
+        """Collect trajectories on training tasks, or on instructions that the model invents for them."""
+        kept_out = self.evaluation_tasks()
+        available = self.entry.training_tasks(kept_out)
         chosen = _draw(available, tasks, self.agent.seed, "training")
+        inventor = None
+        if invent:
+            inventor = Inventor(
+                self.llm(), rules=self.entry.rules, examples=available, forbidden=kept_out, seed=self.agent.seed
+            )
         self.llm()
-        self._begin("collect", tasks=tasks, samples=samples)
+        self.begin("collect", tasks=tasks, samples=samples, invent=invent)
         if self.entry.notice:
-            self._console.print(self.entry.notice, markup=False, highlight=False, soft_wrap=True)
-        with self._progress("collect") as show:
+            self.console.print(self.entry.notice, markup=False, highlight=False, soft_wrap=True)
+        with self.progress("collect") as show:
             await collect(
                 self.run,
                 chosen,
                 world=self._world,
                 make_policy=self._policy,
+                inventor=inventor,
                 samples=samples,
                 seed=self.agent.seed,
                 concurrency=self._concurrency,
                 on_progress=show,
             )
 
-    async def synthesize(self, *, writer: str) -> None:
-        """Make preference pairs; `writer` is `environment` or `model`."""
+    async def synthesize(
+        self, settings: SynthesisSettings, *, writer: str = "environment", elaborate: bool = True, judge: str = "none"
+    ) -> None:
+        """Make preference pairs.
+
+        Args:
+            settings: how they are made.
+            writer: who writes the instructions, `environment` or `model`.
+            elaborate: whether a model that writes elaborates what it wrote.
+            judge: `model`, or `none`.
+        """
         chosen: InstructionWriter
         if writer == "model":
-            chosen = LLMWriter(self.llm(), seed=self.agent.seed)
+            chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
         elif isinstance(self._environment, HindsightWriter):
             chosen = EnvironmentWriter(self._environment)
         else:
             raise ConfigError(f"{self.agent.env} cannot state outcomes in words; type: --writer model")
+        if settings.labels == "oracle" and self.run.manifest.stages["collect"].settings.get("invent"):
+            raise ConfigError(
+                "What the environment pays says nothing about invented instructions; use a run folder that was "
+                "collected without --invent."
+            )
+        asked = PairJudge(self.llm(), seed=self.agent.seed) if judge == "model" else None
         self.llm()
-        self._begin("synthesize", writer=writer)
-        with self._progress("synthesize") as show:
+        self.begin("synthesize", writer=writer, elaborate=elaborate, judge=judge, **settings.model_dump(mode="json"))
+        with self.progress("synthesize") as show:
             await synthesize(
                 self.run,
+                settings=settings,
                 writer=chosen,
+                judge=asked,
                 world=self._world,
                 make_policy=self._policy,
                 evaluation_tasks=self.evaluation_tasks(),
@@ -175,67 +187,6 @@ class Workshop:
                 concurrency=self._concurrency,
                 on_progress=show,
             )
-
-    async def train(
-        self,
-        *,
-        kind: str,
-        settings: FitSettings,
-        heldout_share: float,
-        unfinished: int = 0,
-        tracker: str | None = None,
-        helping: bool = False,
-    ) -> None:
-        """Fit a reward model.
-
-        Args:
-            kind: `transformer` or `linear`.
-            settings: how a transformer is fitted.
-            heldout_share: share of source tasks that are not trained on.
-            unfinished: beginnings of each pair that are learned from too.
-            tracker: where the curve goes, as accelerate names it.
-            helping: take part in a fit that another process records, of a run folder that is only read.
-        """
-        pairs = self.run.read("pairs", PreferencePair)
-        split_pairs(pairs, heldout_share=heldout_share, seed=self.agent.seed)
-        with self._progress("train") as show:
-            fit = linear_fit(self.agent.seed, show)
-            if kind == "transformer":
-                fit = transformer_fit(settings, run=self.run, seed=self.agent.seed, tracker=tracker, show=show)
-            if not helping:
-                self._begin(
-                    "train",
-                    kind=kind,
-                    heldout_share=heldout_share,
-                    unfinished=unfinished,
-                    pairs=len(pairs),
-                    fit=settings.model_dump(),
-                )
-            # Whoever helps does the same, but for what is written.
-            step = help_train if helping else train
-            model = await step(
-                self.run,
-                fit=fit,
-                heldout_share=heldout_share,
-                unfinished=unfinished,
-                seed=self.agent.seed,
-                on_point=_heed_interruption,
-            )
-        if model is not None:
-            self._remark(model)
-        if not helping and self.run.read_json("judge", JudgeReport) is None:
-            await self.examine(reward_model=None)
-
-    async def examine(self, *, reward_model: str | None) -> JudgeReport:
-        """Find out how far a reward model can be trusted; of the run's own, the default, keep what is found."""
-        judge = self._load_judge(reward_model)
-        with self._console.status("examining the reward model"):
-            found = await examine(
-                self.run, judge, reward_model or f"{self.run.path.resolve().name}/{REWARD_MODEL_FOLDER}"
-            )
-        if reward_model is None:
-            self.run.write_json("judge", found)
-        return found
 
     async def evaluate(
         self,
@@ -249,7 +200,7 @@ class Workshop:
         chosen = _draw_more(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
         judge = self._judge(reward_model, objective)
         self.llm()
-        self._begin(
+        self.begin(
             "evaluate",
             # Not the path of the run's own: a run folder may be moved.
             reward_model=reward_model,
@@ -259,7 +210,7 @@ class Workshop:
         # Those that can be refused come first, so that a refused command notes no other.
         for stage in sorted(stages, key=lambda stage: stage not in self.run.manifest.stages):
             self.run.begin_stage(stage, stages[stage].model_dump(mode="json"))
-        with self._progress("evaluate") as show:
+        with self.progress("evaluate") as show:
             await plan(
                 self.run,
                 chosen,
@@ -282,45 +233,44 @@ class Workshop:
 
     def _judge(self, place: str | None, objective: Objective | None) -> RewardModel:
         """Return who scores: the reward model of a place, or of the run, as the objective has it."""
-        judge = self._load_judge(place)
+        judge = self.load_judge(place)
         if objective is not None:
             judge = ObjectiveRewardModel(judge, objective)
             reported = {name for one in self.run.read("trajectories", Trajectory) for name in one.metrics}
             self.warn_of_unknown(objective, reported)
         return self._calibrated(judge, place)
 
-    def _load_judge(self, place: str | None) -> RewardModel:
-        judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
-        self._open.callback(self._remark, judge)
-        if isinstance(judge, HTTPRewardModel):
-            self._open.push_async_callback(judge.close)
-        return judge
+    def load_judge(self, place: str | None) -> RewardModel:
+        """Load a reward model as `Judging` does, or one of those that nobody trained."""
+        if place == PROMPTED:
+            return PromptedRewardModel(self.llm(), seed=self.agent.seed)
+        if place == CHANCE:
+            return ChanceRewardModel(seed=self.agent.seed)
+        return super().load_judge(place)
 
     def _calibrated(self, judge: RewardModel, place: str | None) -> RewardModel:
         """Return a reward model with what its scores mean, where that stands beside it.
 
         The terms of an objective are points of the score, so it means the same.
         """
-        if place is not None and is_address(place):
+        if place is not None and (is_address(place) or place in UNTRAINED):
             return judge
         file = (self.run.path / REWARD_MODEL_FOLDER if place is None else Path(place)) / CALIBRATION_FILE
         if not file.is_file():
             return judge
         try:
-            return Calibrated(judge, Calibration.model_validate_json(file.read_bytes()))
+            calibration = Calibration.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
-
-    def _remark(self, judge: RewardModel) -> None:
-        """Say what a reward model did not read as it was."""
-        for sentence in remarks(judge):
-            self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        for sentence in ablations(calibration.labelled_by):
+            self.console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return Calibrated(judge, calibration)
 
     def warn_of_unknown(self, objective: Objective, reported: Collection[str]) -> None:
         """Say which metrics of an objective nobody reports, if any."""
         if unknown := objective.unknown(reported):
             known = ", ".join(sorted({STEPS, *reported}))
-            self._console.print(
+            self.console.print(
                 f"No trajectory reports {' or '.join(unknown)}, so {objective} counts it as 0; reported are: {known}.",
                 style="yellow",
                 markup=False,
@@ -335,16 +285,12 @@ class Workshop:
     def llm(self) -> LLM:
         """Return the language model, loaded when it is first needed."""
         if self._llm is None:
-            with self._console.status(f"loading {self.agent.model}"):
+            with self.console.status(f"loading {self.agent.model}"):
                 llm = _load_llm(self.agent, self._concurrency)
             if isinstance(llm, HTTPLLM):
-                self._open.push_async_callback(llm.close)
+                self.opened.push_async_callback(llm.close)
             self._llm = CachedLLM(llm, self.ledger)
         return self._llm
-
-    async def close(self) -> None:
-        """Close the environments, and the connections of the language model."""
-        await self._open.aclose()
 
     def _policy(self) -> PromptedPolicy:
         return PromptedPolicy(
@@ -357,22 +303,25 @@ class Workshop:
             strict=self.agent.strict,
         )
 
-    def _begin(self, stage: str, **settings: JsonValue) -> None:
-        self.run.begin_stage(stage, {"agent": self.agent.model_dump(), **settings})
 
-    @contextmanager
-    def _progress(self, stage: str) -> Iterator[ShowProgress]:
-        """Show how far a stage is while it runs."""
-        columns = (
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+def judging_of(run: RunFolder, console: Console) -> Judging:
+    """Return what trains and examines reward models in `run`, as whoever filled it wants it.
+
+    Raises:
+        ConfigError: nothing was collected or imported there.
+        DataError: its settings cannot be read.
+    """
+    imported = run.manifest.stages.get("import")
+    if imported is None or "collect" in run.manifest.stages:
+        agent = agent_of(run)
+        return Judging(run, seed=agent.seed, made_by={"agent": agent.model_dump()}, console=console)
+    seed = imported.settings.get("seed")
+    if not isinstance(seed, int):
+        raise DataError(
+            f"{run.path / 'manifest.json'} does not hold a seed at stages.import.settings.seed; restore the file or "
+            "use another run folder."
         )
-        with Progress(*columns, console=self._console) as progress:
-            row = progress.add_task(stage, total=None, note="")
-            yield lambda done, total, note="": progress.update(row, completed=done, total=total, note=note)
+    return Judging(run, seed=seed, made_by={"seed": seed}, console=console)
 
 
 def agent_of(run: RunFolder) -> AgentSettings:
@@ -426,10 +375,3 @@ def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[T
 def _check_count(tasks: list[Task], count: int, purpose: str) -> None:
     if not 1 <= count <= len(tasks):
         raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")
-
-
-def _heed_interruption(_: TrainingPoint) -> None:
-    """Let Ctrl-C end a fit: it never waits for anything, so the event loop gets no chance to cancel it."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

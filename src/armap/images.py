@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 from armap.errors import DataError
 from armap.types import ImageRef
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+"""What Pillow raises about files that are damaged in one way or another."""
+
+
+class LargeImageError(ValueError):
+    """A picture has more pixels than are taken."""
+
+
+def as_png(file: bytes, *, limit_px: int) -> bytes:
+    """Return a picture's file as a PNG file; one that is so already stays as it is. It needs Pillow.
+
+    Args:
+        file: the bytes of a PNG, JPEG or WebP file.
+        limit_px: most pixels, its width times its height.
+
+    Raises:
+        LargeImageError: it has more.
+        ValueError: it is damaged, or of another format.
+    """
+    from PIL import Image
+
+    too_large = f"has more than {limit_px:,} pixels"
+    try:
+        # Its size is known before any pixel is unpacked.
+        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
+            if image.width * image.height > limit_px:
+                raise LargeImageError(too_large)
+            image.load()
+            if image.format == "PNG":
+                return file
+            png = io.BytesIO()
+            image.convert("RGB").save(png, "PNG")
+            return png.getvalue()
+    except LargeImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise LargeImageError(too_large) from None
+    except _DAMAGED:
+        raise ValueError("is not a sound PNG, JPEG or WebP file") from None
 
 
 class ImageFolder:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from armap.errors import ConfigError
 from armap.images import ImageFolder
+from armap.pipeline.model_card import MadeFrom
 from armap.pipeline.train import Fit, SavableRewardModel
 from armap.protocols import RewardModel
 from armap.rewards.fit_settings import FitSettings
@@ -16,7 +19,7 @@ from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
 from armap.store import RunFolder
 from armap.types import PreferencePair, TrainingPoint
-from armap.weights import require_local_extra, stored_settings
+from armap.weights import published, require_local_extra, stored_settings
 
 if TYPE_CHECKING:
     from armap.rewards.transformer import TransformerRewardModel
@@ -92,6 +95,15 @@ def remarks(judge: RewardModel) -> list[str]:
     return judge.remarks() if isinstance(judge, Remarking) else []
 
 
+def made_from(kind: str, settings: FitSettings) -> MadeFrom:
+    """Return what a reward model of a kind is grown from, for its card."""
+    if kind != "transformer":
+        return MadeFrom("armap")
+    repository, licence = published(settings.backbone)
+    library = transformer_family(settings.backbone).library
+    return MadeFrom(library, repository, licence, settings.model_dump(exclude={"backbone"}))
+
+
 def linear_fit(seed: int, show: ShowProgress) -> Fit:
     """Return what fits the tiny model on words."""
 
@@ -121,14 +133,25 @@ def transformer_fit(
         show: told of every step.
 
     Raises:
-        ConfigError: torch or transformers is missing, or there is no such backbone.
+        ConfigError: torch, transformers or the tracker is missing, there is no such backbone, or it has nothing of what
+            is to be trained.
     """
     require_local_extra()
+    if tracker is not None:
+        _require_tracker(tracker)
     from armap.rewards.fitting import TransformerFit
 
     model = transformer_family(settings.backbone).from_backbone(
-        settings.backbone, layers=settings.layers, max_tokens=settings.max_tokens, seed=seed, images=run.images
+        settings.backbone,
+        layers=settings.layers,
+        max_tokens=settings.max_tokens,
+        pooling=settings.pooling,
+        seed=seed,
+        images=run.images,
     )
+
+    if settings.train_vision and not model.sees:
+        raise ConfigError(f"{model.name} sees no pictures; leave --train-vision out, or choose another --backbone.")
 
     def fit(
         pairs: Sequence[PreferencePair],
@@ -136,16 +159,28 @@ def transformer_fit(
         *,
         on_point: Callable[[TrainingPoint], None],
     ) -> SavableRewardModel:
-        one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
+        # Some trackers talk; but only results go to stdout.
+        with redirect_stdout(sys.stderr):
+            one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
 
-        def note(point: TrainingPoint) -> None:
-            show(point.step, one.total_steps, _note(point))
-            on_point(point)
+            def note(point: TrainingPoint) -> None:
+                show(point.step, one.total_steps, _note(point))
+                on_point(point)
 
-        one.run(note)
+            one.run(note)
         return model
 
     return fit
+
+
+def _require_tracker(name: str) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name not in known:
+        raise ConfigError(f"There is no tracker {name!r}; choose from: {', '.join(known)}.")
+    if name not in map(str, get_available_trackers()):
+        raise ConfigError(f"The tracker {name} is not installed; type: pip install {name}")
 
 
 def _note(point: TrainingPoint) -> str:

@@ -62,6 +62,14 @@ class TokenTree:
             node = child
         self.ends.append(node)
 
+    def path(self, end: int) -> list[int]:
+        """Return the tokens of the sequence that ends at a token, the first one first."""
+        found = []
+        while end >= 0:
+            found.append(end)
+            end = self.parents[end]
+        return found[::-1]
+
     def new_tokens(self, sequence: Sequence[int]) -> int:
         """Return by how many tokens `add(sequence)` would make the tree longer."""
         node = -1

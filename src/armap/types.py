@@ -6,7 +6,9 @@ behaviour beyond its own consistency; what holds a connection or weights is a pl
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -82,24 +84,27 @@ class Step(Record):
     """What the environment paid for the action; for evaluation only."""
 
 
-class History(Record):
-    """A trajectory so far, as a value: the state of every planner."""
+class History(NamedTuple):
+    """A trajectory so far, as a value: the state of every planner.
+
+    It is never written, and made once for every step of every search, so it is a tuple and checks nothing.
+    """
 
     task: Task
     """The problem."""
-    steps: tuple[Step, ...] = ()
-    """What happened until now."""
     observation: Observation
     """What is seen now."""
+    steps: tuple[Step, ...] = ()
+    """What happened until now."""
     stop_reason: StopReason | None = None
     """Why nothing more can happen, or None while it can."""
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: Mapping[str, float] = MappingProxyType({})
     """Named quantities the environment reports, such as a price."""
 
     @property
     def actions(self) -> tuple[str, ...]:
         """The texts of the actions taken, which together with the task identify this state."""
-        return tuple(step.action.text for step in self.steps)
+        return tuple([step.action.text for step in self.steps])
 
 
 class Failure(Record):
@@ -157,6 +162,50 @@ class Trajectory(Record):
         return self
 
 
+class Usage(Record):
+    """What was spent on language models."""
+
+    calls: int = 0
+    """Requests sent."""
+    prompt_tokens: int = 0
+    """Tokens read by the model, cached ones included."""
+    cached_tokens: int = 0
+    """Tokens among `prompt_tokens` that the model did not have to compute again."""
+    completion_tokens: int = 0
+    """Tokens written by the model."""
+    cost_usd: float = 0.0
+    """Money, where a price is known."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls - other.calls,
+            prompt_tokens=self.prompt_tokens - other.prompt_tokens,
+            cached_tokens=self.cached_tokens - other.cached_tokens,
+            completion_tokens=self.completion_tokens - other.completion_tokens,
+            cost_usd=self.cost_usd - other.cost_usd,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+Check = Literal["attempt", "instruction", "failure", "outcome", "judge", "duplicate", "length"]
+"""What a preference pair has to pass, in this order: an attempt worth writing about; an instruction that fits, is no
+evaluation task and gives no action away; nothing broke; the sides came to different things; the judge agrees; nothing
+like it is there; and lengths do not tell the sides apart."""
+
+
 class PreferencePair(Record):
     """One instruction, a trajectory that fulfils it and one that does not."""
 
@@ -171,11 +220,17 @@ class PreferencePair(Record):
     source_task_id: str
     """The task the policy was attempting when it produced `chosen`; pairs of one source belong to one split."""
     origin: str
-    """How the rejected trajectory was made: `altered_action` or `other_outcome`."""
+    """How the rejected trajectory was made, such as `altered_action`; see `armap.pipeline.negatives`."""
     instruction_writer: str
-    """Who wrote the instruction: `environment` or the name of a language model."""
+    """Who wrote the instruction: `environment`, the name of a language model, or `task` where it was not rewritten."""
     verified_by: str
-    """What established the difference, such as `execution`."""
+    """What established which side is the chosen one: `execution`, `environment reward` (an oracle) or `nothing`."""
+    judge: str | None = None
+    """The language model that took the chosen side for the better one in both orders; None if none was asked."""
+    usage: Usage = Usage()
+    """What making it took of language models; of the pairs of one attempt the first carries its instruction's cost."""
+    margin: float = Field(default=0.0, allow_inf_nan=False)
+    """By how much `chosen` is to score above `rejected` at least, where that is known."""
 
     @model_validator(mode="after")
     def _both_sides_attempt_the_task(self) -> Self:
@@ -194,8 +249,12 @@ class DiscardedPair(Record):
     """The id it would have had."""
     origin: str
     """How its rejected trajectory was to be made."""
+    check: Check
+    """What it did not pass."""
     reason: str
     """Why not, in a few words that are the same for the same cause."""
+    usage: Usage = Usage()
+    """What it took of language models until then."""
 
 
 class TrainingPoint(Record):
@@ -206,7 +265,7 @@ class TrainingPoint(Record):
     loss: float
     """Loss on the step's pairs, in nats."""
     accuracy: float
-    """Share of the step's pairs whose chosen trajectory scored higher."""
+    """Share of the step's pairs whose chosen trajectory scored higher, a draw being half of one."""
     heldout_loss: float | None = None
     """Loss on all held-out pairs after the step, where it was evaluated."""
     heldout_accuracy: float | None = None
@@ -237,35 +296,8 @@ class Calibration(Record):
     """What stands beside it."""
     pairs: int = Field(gt=0)
     """Held-out pairs it was fitted to."""
-
-
-class Usage(Record):
-    """What was spent on language models."""
-
-    calls: int = 0
-    """Requests sent."""
-    prompt_tokens: int = 0
-    """Tokens read by the model, cached ones included."""
-    cached_tokens: int = 0
-    """Tokens among `prompt_tokens` that the model did not have to compute again."""
-    completion_tokens: int = 0
-    """Tokens written by the model."""
-    cost_usd: float = 0.0
-    """Money, where a price is known."""
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            calls=self.calls + other.calls,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cost_usd=self.cost_usd + other.cost_usd,
-        )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read and written."""
-        return self.prompt_tokens + self.completion_tokens
+    labelled_by: tuple[str, ...] = ()
+    """What established the chosen sides of the pairs the model was trained on; see `PreferencePair.verified_by`."""
 
 
 class Budget(Record):
@@ -360,7 +392,7 @@ class SearchTree(Record):
         columns = (self.parents, self.actions, self.priors, self.visits, self.values, self.scores)
         if len({len(column) for column in columns}) != 1:
             raise ValueError("all columns of a search tree must be equally long")
-        if any(not min(node, 1) - 1 <= parent < node for node, parent in enumerate(self.parents)):
+        if self.parents[:1] != (-1,) or any(not 0 <= up < node for node, up in enumerate(self.parents[1:], 1)):
             raise ValueError("a node of a search tree must stand behind its parent")
         return self
 
@@ -498,7 +530,7 @@ class JudgeReport(Record):
     held_out: bool
     """Whether the run's own reward model was kept from these pairs in training."""
     accuracy: Interval
-    """Share of pairs whose chosen trajectory scores strictly higher."""
+    """Share of pairs whose chosen trajectory scores higher, a draw being half of one."""
     accuracy_by_origin: dict[str, Interval]
     """The same by how the rejected trajectory was made."""
     accuracy_by_env: dict[str, Interval]
@@ -535,7 +567,7 @@ class RewardModelMetrics(Record):
     source_tasks: int
     """Source tasks of the held-out pairs."""
     pairwise_accuracy: Interval | None
-    """Share of held-out pairs whose chosen trajectory scores strictly higher."""
+    """Share of held-out pairs whose chosen trajectory scores higher, a draw being half of one."""
     pairwise_accuracy_by_origin: dict[str, Interval]
     """The same by how the rejected trajectory was made."""
     candidate_auc: Interval | None
@@ -570,12 +602,17 @@ class DataMetrics(Record):
     """Pairs made, by origin."""
     discarded: dict[str, int]
     """Pairs not made, by reason."""
-    chosen_longer_share: float | None
-    """Share of pairs whose chosen trajectory has more steps than the rejected one."""
-    chosen_shorter_share: float | None
-    """Share of pairs whose chosen trajectory has fewer."""
-    same_length_share: float | None
-    """Share of pairs whose trajectories have equally many."""
+    funnel: dict[str, dict[str, int]]
+    """By origin: `begun`, and then how many were left after each check."""
+    labelled_by: tuple[str, ...]
+    """What established which side is the chosen one, see `PreferencePair.verified_by`."""
+    judges: tuple[str, ...]
+    """Language models that were asked as judges."""
+    length_tells: dict[str, float]
+    """How often the longer side, or the shorter one if that is right more often, is the chosen one; in `steps` and in
+    `characters`, equals counting half."""
+    spent: Usage
+    """What making pairs took of language models, discarded ones included."""
     chosen_steps: float | None
     """Mean length of chosen trajectories."""
     rejected_steps: float | None

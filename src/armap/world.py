@@ -8,7 +8,6 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
 from sys import getsizeof, intern
 from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 
@@ -20,7 +19,7 @@ from armap.workers import Host, Inline, Worker, sendable
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_INLINE_ENVIRONMENTS = 32
+_INLINE_ENVIRONMENTS = 128
 """Environments alive at once in this process, where nothing else is said."""
 _ENTRY_BYTES = 1400
 """About what Python takes for an entry of `_Recent` and its objects, besides texts."""
@@ -35,7 +34,7 @@ class _State(NamedTuple):
 
     def after(self, steps: int) -> _State:
         """Return the state after the first `steps` actions."""
-        return self._replace(actions=self.actions[:steps])
+        return _State(self.build, self.task, self.actions[:steps])
 
 
 class WorldStatistics(NamedTuple):
@@ -68,7 +67,7 @@ class LiveWorld:
         make_environment: makes one more environment.
         build: what identifies what it makes, such as its class, version and settings.
         workers: whether every environment runs in a process of its own, or all in this one.
-        environments: how many are alive at once; by default 32 in this process, and one per processor core in workers.
+        environments: how many are alive at once; by default 128 in this process, and one per processor core in workers.
         step_timeout_s: how long a worker may take for a step.
         reset_timeout_s: how long a worker may take to make its environment, and to start a task.
         memory_bytes: about how much the results of actions may take, and the snapshots as much again.
@@ -97,6 +96,7 @@ class LiveWorld:
             self._capacity = environments or os.cpu_count() or 1
             self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix="armap-world")
         self._build = build
+        self._texts: dict[str, tuple[Task, str]] = {}
         self._known: _Recent[StepResult | EnvError] = _Recent(memory_bytes)
         self._snapshots: _Recent[bytes] = _Recent(memory_bytes)
         self._running: dict[_State, asyncio.Future[None]] = {}
@@ -158,7 +158,11 @@ class LiveWorld:
 
     def _state(self, task: Task, actions: tuple[str, ...]) -> _State:
         # One text for all states of a task, however many there are.
-        return _State(self._build, intern(task.model_dump_json()), actions)
+        written, text = self._texts.get(task.id, (None, ""))
+        if written is not task:
+            text = intern(task.model_dump_json())
+            self._texts[task.id] = task, text
+        return _State(self._build, text, actions)
 
     async def _once(self, state: _State, task: Task, history: History | None) -> StepResult:
         """Return what came of the last action of `state`, or of the start; the first who asks executes it.
@@ -187,13 +191,18 @@ class LiveWorld:
 
     async def _reach(self, state: _State, task: Task, history: History | None) -> StepResult:
         """Execute the last action of `state`, or the start, and park the environment there."""
-        async with self._permits, AsyncExitStack() as if_broken:
-            if history is None:
-                host = await self._spare(if_broken)
-            else:
-                host = await self._go_back(state.after(len(history.steps)), history, if_broken)
-            result = await self._execute(host, task, state)
-            if_broken.pop_all()
+        async with self._permits:
+            in_use: list[Host] = []
+            try:
+                if history is None:
+                    host = await self._spare(in_use)
+                else:
+                    host = await self._go_back(state.after(len(history.steps)), history, in_use)
+                result = await self._execute(host, task, state)
+            except BaseException:
+                for broken in in_use:
+                    await self._discard(broken)
+                raise
             if result.terminated or result.truncated:
                 self._idle.append(host)
             else:
@@ -203,30 +212,29 @@ class LiveWorld:
                 self._parked[state] = host
         return result
 
-    async def _go_back(self, state: _State, history: History, if_broken: AsyncExitStack) -> Host:
-        """Return an environment at `state`, which is that of `history`."""
-        seen = [*(step.observation for step in history.steps), history.observation]
+    async def _go_back(self, state: _State, history: History, in_use: list[Host]) -> Host:
+        """Return an environment at `state`, which is that of `history`; it is in use from now on."""
         for depth in range(len(history.steps), -1, -1):
-            known = state.after(depth)
+            known = state.after(depth) if depth < len(history.steps) else state
             if (parked := self._parked.pop(known, None)) is not None and await self._is_alive(parked):
                 host = parked
-                if_broken.push_async_callback(self._discard, host)
+                in_use.append(host)
                 break
             if (snapshot := self._snapshots.get(known)) is not None:
-                host = await self._spare(if_broken)
+                host = await self._spare(in_use)
                 await self._call(host, host.restore, snapshot)
                 self._restored += 1
                 break
         else:
-            depth = 0
-            host = await self._spare(if_broken)
-            await self._execute(host, history.task, state.after(0), expected=seen[0])
-        for i in range(depth + 1, len(seen)):
-            self._replayed += 1
-            await self._execute(host, history.task, state.after(i), expected=seen[i])
+            depth = -1
+            host = await self._spare(in_use)
+        for i in range(depth + 1, len(history.steps) + 1):
+            self._replayed += i > 0
+            seen = history.steps[i].observation if i < len(history.steps) else history.observation
+            await self._execute(host, history.task, state.after(i), expected=seen)
         return host
 
-    async def _spare(self, if_broken: AsyncExitStack) -> Host:
+    async def _spare(self, in_use: list[Host]) -> Host:
         """Return an environment that stands nowhere, or a new one, or if there is no room that used longest ago."""
         host = None
         while host is None and (self._idle or len(self._hosts) >= self._capacity):
@@ -235,7 +243,7 @@ class LiveWorld:
         if host is None:
             host = self._make_host()
             self._hosts.add(host)
-        if_broken.push_async_callback(self._discard, host)
+        in_use.append(host)
         return host
 
     async def _is_alive(self, parked: Host) -> bool:

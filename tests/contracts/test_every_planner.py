@@ -1,6 +1,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
+from statistics import fmean, stdev
 
 import pytest
 
@@ -9,6 +11,7 @@ from armap.envs import game24, toy
 from armap.envs.game24 import Game24
 from armap.envs.toy import Toy
 from armap.errors import EnvError
+from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.plan import AnyPlanner
 from armap.planners.beam import Beam
@@ -21,8 +24,10 @@ from armap.policy import PromptedPolicy
 from armap.protocols import Planner, RewardModel, StepResult
 from armap.rewards.linear import LinearRewardModel
 from armap.seeds import rng_for
+from armap.store import Ledger, RunFolder
 from armap.types import Completion, Message, SamplingParams, SearchResult, Task
 from armap.world import LiveWorld
+from planners.players import Whim
 from rewards.toy_pairs import toy_pairs
 
 PLANNERS: list[AnyPlanner] = [
@@ -38,6 +43,7 @@ PLANNERS: list[AnyPlanner] = [
     MCTS.paper(6),
 ]
 TASKS = {"game24": game24.tasks(1, 16, split="test"), "toy": toy.tasks(16, 0, "test")}
+TASK = TASKS["toy"][0]
 LEARNED = LinearRewardModel.fit(toy_pairs(50, 1), seed=0)
 
 every_planner = pytest.mark.parametrize("planner", PLANNERS, ids=lambda planner: planner.name)
@@ -133,6 +139,32 @@ async def test_what_the_environment_pays_changes_no_answer(planner, env):
                 (c.score, c.trajectory.actions) for c in other.candidates
             ]
             assert all(candidate.trajectory.env_reward == 0 for candidate in other.candidates)
+
+
+@every_planner
+async def test_with_a_reward_model_that_knows_nothing_no_planner_is_better_than_sampling(planner):
+    tasks, world = toy.tasks(300, 0, "train"), LiveWorld(Toy)
+    gains = []
+    for task in tasks:
+        result = await search(planner, task, world, reward_model=Whim())
+        drawn = (await search(Sampling(n=6), task, world)).candidates
+        answer = result.candidates[result.answer].trajectory.env_reward
+        gains.append(answer - fmean(candidate.trajectory.env_reward for candidate in drawn))
+    assert fmean(gains) < 3 * stdev(gains) / len(gains) ** 0.5
+
+
+@every_planner
+async def test_two_searches_that_ask_the_same_at_the_same_time_buy_it_once(planner, tmp_path):
+    async def both(folder: Path, searches: int) -> tuple[list[SearchResult], int]:
+        with RunFolder(folder) as run:
+            ledger = Ledger(run)
+            llm = CachedLLM(LateLLM(), ledger)
+            policies = [PromptedPolicy(llm, rules="Act.", sampling=SamplingParams()) for _ in range(searches)]
+            plans = (planner.plan(TASK, LiveWorld(Toy), policy, LEARNED, rng_for(0)) for policy in policies)
+            return await asyncio.gather(*plans), ledger.spent.calls
+
+    (alone,), calls = await both(tmp_path / "alone", 1)
+    assert await both(tmp_path / "both", 2) == ([alone, alone], calls)
 
 
 @every_planner

@@ -103,7 +103,7 @@ def test_plan_reads_the_steps_aloud_and_names_who_chose(finished):
     [
         ((*COLLECT[:-1], 9), "samples was 8 and is now 9"),
         ((*COLLECT, "--evaluation", 3), 'agent.evaluation was "40" and is now "3"'),
-        (("synthesize", "--writer", "model"), 'writer was "environment" and is now "model"'),
+        (("synthesize", "--writer", "model", "--judge", "none"), 'writer was "environment" and is now "model"'),
         (("train", "--kind", "linear", "--heldout-share", 0.5), "heldout_share was 0.2 and is now 0.5"),
         (("evaluate", "--n", 11, "--tasks", 40), "Stage 'evaluate best_of_n'"),
         (

@@ -580,7 +580,7 @@ def test_limits_below_one_are_refused(setting):
 def test_a_proxy_that_cannot_be_used_is_one_clear_sentence(monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "gopher://user:canary@proxy:1")
     with pytest.raises(ConfigError, match="proxy in the environment") as caught:
-        HTTPLLM(base_url="http://localhost/v1", model="m")
+        HTTPLLM(base_url="http://model.invalid/v1", model="m")
     assert "canary" not in str(caught.value)
 
 

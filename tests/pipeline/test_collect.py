@@ -8,7 +8,7 @@ from armap.envs.toy import Toy
 from armap.errors import BudgetError, LLMError
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
-from armap.pipeline.collect import collect
+from armap.pipeline.collect import Inventor, collect
 from armap.policy import PromptedPolicy
 from armap.store import Ledger, RunFolder
 from armap.types import Budget, SamplingParams, Task, TaskFailure, Trajectory
@@ -26,7 +26,9 @@ class Napping(ScriptedLLM):
         return await super().generate(messages, n=n, sampling=sampling, choices=choices)
 
 
-async def run_collect(folder, *, tasks=TASKS, llm=None, samples=3, seed=0, concurrency=3, budget=None, progress=None):
+async def run_collect(
+    folder, *, tasks=TASKS, llm=None, samples=3, seed=0, concurrency=3, budget=None, progress=None, inventor=None
+):
     world = LiveWorld(Toy)
     with RunFolder(folder) as run:
         model = CachedLLM(llm or ScriptedLLM(), Ledger(run, budget or Budget()))
@@ -39,6 +41,7 @@ async def run_collect(folder, *, tasks=TASKS, llm=None, samples=3, seed=0, concu
             seed=seed,
             concurrency=concurrency,
             on_progress=lambda *numbers: progress.append(numbers) if progress is not None else None,
+            inventor=inventor,
         )
     world.close()
     return trajectories(folder)
@@ -133,3 +136,42 @@ async def test_a_spent_budget_keeps_what_is_finished_and_more_of_it_gives_what_a
     assert await run_collect(tmp_path / "a") == undisturbed
     with RunFolder(tmp_path / "a") as a, RunFolder(tmp_path / "b") as b:
         assert Ledger(a).spent == Ledger(b).spent
+
+
+def inventor_that(says, asked=None) -> Inventor:
+    def answer(messages, rng):
+        if asked is not None:
+            asked.append(messages[-1].content)
+        return says(messages, rng)
+
+    llm = ScriptedLLM(answer, name="inventor")
+    return Inventor(llm, rules="Take one thing.", examples=TASKS[:3], forbidden=toy.tasks(3, 0, "test"), seed=0)
+
+
+async def test_invented_instructions_are_tried_from_the_same_start(tmp_path):
+    asked = []
+    inventor = inventor_that(lambda messages, rng: f"Task: Leave with thing {rng.randrange(1000)}.", asked)
+    found = await run_collect(tmp_path, inventor=inventor)
+    assert len(found) == 3 * len(TASKS)
+    starts = {Toy().reset(task).text for task in TASKS}
+    for trajectory in found:
+        assert trajectory.task.instruction.startswith("Leave with thing ")
+        assert trajectory.steps[0].observation.text in starts
+        assert trajectory.task.id not in {task.id for task in TASKS}
+    assert all("Take one thing." in question for question in asked)
+    assert all(sum(task.instruction in question for task in TASKS[:3]) == 3 for question in asked)
+
+
+async def test_invented_instructions_are_the_same_after_a_resumption(tmp_path):
+    def inventor():
+        return inventor_that(lambda messages, rng: f"Leave with thing {rng.randrange(1000)}.")
+
+    once = await run_collect(tmp_path / "once", inventor=inventor())
+    await run_collect(tmp_path / "twice", tasks=TASKS[:5], inventor=inventor())
+    assert await run_collect(tmp_path / "twice", inventor=inventor()) == once
+
+
+@pytest.mark.parametrize("said", ["", "Task:", toy.tasks(1, 0, "test")[0].instruction])
+async def test_nothing_and_evaluation_tasks_are_no_inventions(tmp_path, said):
+    assert await run_collect(tmp_path, inventor=inventor_that(lambda messages, rng: said)) == []
+    assert {failure.failure.kind for failure in failures(tmp_path)} == {"PolicyError"}

@@ -261,14 +261,14 @@ def heldout(source: str, chosen: float, rejected: float, origin: str = "other_ou
     )
 
 
-def test_pairwise_accuracy_counts_ties_as_wrong_and_resamples_whole_source_tasks(run):
+def test_pairwise_accuracy_counts_a_draw_as_half_and_resamples_whole_source_tasks(run):
     scores = [heldout("a", 1, 0), heldout("a", 2, 0), heldout("a", 3, 0), heldout("b", 1, 1, "altered_action")]
     model = evaluated(run, heldout=scores).reward_model
     assert (model.pairs, model.source_tasks) == (4, 2)
-    # Resamples are {a, a}, {a, b} and {b, b}; over single pairs a quarter of them could not give 0 and 1.
-    assert (model.pairwise_accuracy.mean, model.pairwise_accuracy.low, model.pairwise_accuracy.high) == (0.75, 0, 1)
+    # Resamples are {a, a}, {a, b} and {b, b}; over single pairs a quarter of them could not give 0.5 and 1.
+    assert (model.pairwise_accuracy.mean, model.pairwise_accuracy.low, model.pairwise_accuracy.high) == (0.875, 0.5, 1)
     assert {origin: value.mean for origin, value in model.pairwise_accuracy_by_origin.items()} == {
-        "altered_action": 0.0,
+        "altered_action": 0.5,
         "other_outcome": 1.0,
     }
 
@@ -334,11 +334,16 @@ def test_the_data_funnel_and_the_balance_of_lengths(run):
             pair("3", short, trajectory(task, solved=False), "other_outcome"),
             pair("4", short, long, "other_outcome"),
         ],
-        discarded=[DiscardedPair(id=str(i), origin="altered_action", reason="same outcome") for i in range(3)],
+        discarded=[
+            DiscardedPair(id=str(i), origin="altered_action", check="outcome", reason="same outcome") for i in range(3)
+        ],
     ).data
     assert (data.trajectories, data.pairs) == (2, {"altered_action": 1, "other_outcome": 3})
     assert data.discarded == {"same outcome": 3}
-    assert (data.chosen_longer_share, data.chosen_shorter_share, data.same_length_share) == (0.25, 0.5, 0.25)
+    assert data.funnel["altered_action"] == {
+        "begun": 4, "attempt": 4, "instruction": 4, "failure": 4, "outcome": 1, "judge": 1, "duplicate": 1, "length": 1,
+    }  # fmt: skip
+    assert data.length_tells["steps"] == 0.625
     assert (data.chosen_steps, data.rejected_steps) == (9 / 4, 10 / 4)
 
 

@@ -65,6 +65,12 @@ async def test_a_perfect_judge_has_nothing_held_against_it():
     assert report.length["steps"].score == pytest.approx(report.length["steps"].label)
 
 
+async def test_a_judge_that_sees_no_difference_is_as_good_as_a_coin():
+    report = await report_on(lambda _: 1.0)
+    assert (report.accuracy.mean, report.injected, report.temperature) == (0.5, (), None)
+    assert {share.mean for share in report.accuracy_by_origin.values()} == {0.5}
+
+
 @pytest.mark.parametrize("injection", INJECTIONS)
 async def test_a_judge_that_believes_a_text_in_an_observation_is_found_out(injection):
     report = await report_on(lambda one: is_chosen(one) + 2 * (injection.text in text_of(one)))

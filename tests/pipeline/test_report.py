@@ -102,7 +102,9 @@ async def full_run() -> dict[str, list[Record]]:
     greedy = await really_search(ScriptedLLM(), TASKS[:5], Greedy())
     return {
         "trajectories": [trajectory(task, solved=True) for task in TASKS],
-        "discarded": [DiscardedPair(id="1", origin="altered_action", reason="the outcome is the same")],
+        "discarded": [
+            DiscardedPair(id="1", origin="altered_action", check="outcome", reason="the outcome is the same")
+        ],
         "failures": [TaskFailure(stage="collect", task_id="x", failure=BROKEN)],
         "searches": [missed, *solved, unsolvable, gone, *greedy],
         "training": [
@@ -199,7 +201,7 @@ def test_text_of_records_is_shown_and_never_obeyed(tmp_path):
                     search(TASKS[1], (True, None), planner=HOSTILE),
                 ],
                 "failures": [TaskFailure(stage=HOSTILE, task_id=HOSTILE, failure=failure)],
-                "discarded": [DiscardedPair(id=HOSTILE, origin=HOSTILE, reason=HOSTILE)],
+                "discarded": [DiscardedPair(id=HOSTILE, origin=HOSTILE, check="judge", reason=HOSTILE)],
                 "heldout": [
                     HeldoutScore(pair_id=HOSTILE, source_task_id=HOSTILE, origin=HOSTILE, chosen=1, rejected=0)
                 ],

@@ -12,7 +12,12 @@ from armap.errors import BudgetError, LLMError
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.collect import collect
-from armap.pipeline.synthesize import EnvironmentWriter, LLMWriter, synthesize
+from armap.pipeline.evaluate import evaluate
+from armap.pipeline.funnel import ablations
+from armap.pipeline.negatives import ORIGINS
+from armap.pipeline.synthesize import SynthesisSettings, synthesize
+from armap.pipeline.verdicts import PairJudge
+from armap.pipeline.writers import EnvironmentWriter, LLMWriter
 from armap.policy import PromptedPolicy
 from armap.store import Ledger, RunFolder
 from armap.types import Budget, DiscardedPair, PreferencePair, SamplingParams, Trajectory
@@ -43,7 +48,18 @@ EVALUATION = {
 
 
 async def run_stages(
-    folder, environment, *, writer=None, seed=0, concurrency=3, llm=None, evaluation=None, synthesize_only=False
+    folder,
+    environment,
+    *,
+    writer=None,
+    judge=None,
+    settings=None,
+    seed=0,
+    concurrency=3,
+    llm=None,
+    evaluation=None,
+    tasks=None,
+    synthesize_only=False,
 ):
     """Collect by random play and synthesize, and return the open run folder's pairs and discarded pairs."""
     world = LiveWorld(environment)
@@ -56,10 +72,12 @@ async def run_stages(
     evaluation = EVALUATION[kind] if evaluation is None else evaluation
     with RunFolder(folder) as run:
         if not synthesize_only:
-            await collect(run, TRAINING[kind], samples=SAMPLES, on_progress=lambda *_: None, **shared)
+            await collect(run, tasks or TRAINING[kind], samples=SAMPLES, on_progress=lambda *_: None, **shared)
         await synthesize(
             run,
+            settings=settings or SynthesisSettings(),
             writer=writer or EnvironmentWriter(environment()),
+            judge=judge,
             evaluation_tasks=evaluation,
             on_progress=lambda *_: None,
             **shared,
@@ -137,19 +155,17 @@ async def test_no_instruction_of_an_evaluation_task_enters_a_pair(tmp_path, envi
     assert "the instruction is an evaluation task" in {record.reason for record in discarded}
 
 
-async def test_every_attempt_gives_a_pair_or_a_reason_for_either_origin_and_no_pair_comes_twice(tmp_path, environment):
+async def test_every_attempt_gives_a_pair_or_a_reason_for_every_origin_and_no_pair_comes_twice(tmp_path, environment):
     pairs, discarded = await run_stages(tmp_path, environment)
     ids = [record.id for record in (*pairs, *discarded)]
-    expected = {
-        f"{trajectory.id}/{origin}"
-        for trajectory in collected(tmp_path)
-        for origin in ("other_outcome", "altered_action")
-    }
+    expected = {f"{trajectory.id}/{origin}" for trajectory in collected(tmp_path) for origin in ORIGINS}
     assert len(ids) == len(set(ids))
     assert set(ids) == expected
-    assert {pair.origin for pair in pairs} == {"other_outcome", "altered_action"}
-    # One attempt that occurs again is not written about again.
-    contents = Counter((pair.source_task_id, pair.origin, pair.chosen.actions) for pair in pairs)
+    assert {pair.origin for pair in pairs} == set(ORIGINS)
+    contents = Counter(
+        (pair.task.instruction, pair.chosen.steps[0].observation, pair.chosen.actions, pair.rejected.actions)
+        for pair in pairs
+    )
     assert set(contents.values()) == {1}
     assert all(record.reason and record.origin in record.id for record in discarded)
 
@@ -220,7 +236,7 @@ async def test_a_failing_language_model_costs_its_own_pairs_with_a_reason_and_st
     pairs, discarded = await run_stages(tmp_path, Toy, writer=LLMWriter(ScriptedLLM(moody), seed=0))
     assert pairs
     assert "failed: LLMError" in {record.reason for record in discarded}
-    assert len(pairs) + len(discarded) == 2 * len(collected(tmp_path))
+    assert len(pairs) + len(discarded) == len(ORIGINS) * len(collected(tmp_path))
 
 
 async def test_failed_attempts_are_on_neither_side(tmp_path):
@@ -247,7 +263,9 @@ async def test_a_spent_budget_stops_the_stage_and_more_of_it_gives_what_an_undis
             llm = CachedLLM(ScriptedLLM(written_by_a_reader, name="reader"), Ledger(run, Budget(max_calls=max_calls)))
             await synthesize(
                 run,
-                writer=LLMWriter(llm, seed=0),
+                settings=SynthesisSettings(),
+                writer=LLMWriter(llm, seed=0, elaborate=False),
+                judge=None,
                 world=LiveWorld(Toy),
                 make_policy=lambda: PromptedPolicy(ScriptedLLM(), rules="", sampling=SamplingParams()),
                 evaluation_tasks=[],
@@ -265,3 +283,168 @@ async def test_a_spent_budget_stops_the_stage_and_more_of_it_gives_what_an_undis
     await attempt(tmp_path / "a", None)
     await attempt(tmp_path / "b", None)
     assert results(tmp_path / "a") == results(tmp_path / "b")
+
+
+def a_judge_that(prefers) -> PairJudge:
+    """Return a judge that is told, of the attempts A and B, what each left with and which task they have."""
+
+    def answer(messages, rng):
+        asked = messages[-1].content
+        wanted = re.search(r"Task: .*the (\w+ \w+)", asked)[1]
+        left = [part.strip().endswith(f"You left with the {wanted}.") for part in asked.split("Attempt ")[1:3]]
+        return prefers(*left)
+
+    class Free(ScriptedLLM):
+        async def generate(self, messages, *, n, sampling, choices=None):
+            return await super().generate(messages, n=n, sampling=sampling)
+
+    return PairJudge(Free(answer, name="judge"), seed=0)
+
+
+async def test_a_pair_needs_a_judge_who_agrees_in_both_orders(tmp_path):
+    async def judged(name, prefers):
+        return await run_stages(tmp_path / name, Toy, judge=a_judge_that(prefers))
+
+    without, _ = await run_stages(tmp_path / "none", Toy)
+    fair, _ = await judged("fair", lambda a, b: "A" if a else "B")
+    assert {pair.id for pair in fair} == {pair.id for pair in without}
+    assert {pair.judge for pair in fair} == {"judge"}
+    assert {pair.judge for pair in without} == {None}
+    for name, prefers, reason in (
+        ("first", lambda a, b: "A", "the judge contradicts itself"),
+        ("wrong", lambda a, b: "B" if a else "A", "the judge prefers the rejected side"),
+    ):
+        pairs, discarded = await judged(name, prefers)
+        assert pairs == []
+        assert {record.reason for record in discarded if record.check == "judge"} == {reason}
+
+
+async def test_a_judge_who_cannot_be_understood_costs_the_pair_and_is_never_guessed_at(tmp_path):
+    def mute(messages, rng):
+        raise LLMError("the answer is none of the choices")
+
+    pairs, discarded = await run_stages(tmp_path, Toy, judge=PairJudge(ScriptedLLM(mute, name="mute"), seed=0))
+    assert pairs == []
+    assert "failed: LLMError" in {record.reason for record in discarded if record.check == "failure"}
+
+
+async def test_an_instruction_that_gives_an_action_away_is_not_used(tmp_path):
+    def blunt(messages, rng):
+        taken = re.findall(r"Action: (take .*)", messages[-1].content)
+        return f"First {taken[-1]}, then go." if taken else "Do something."
+
+    pairs, discarded = await run_stages(tmp_path, Toy, writer=LLMWriter(ScriptedLLM(blunt), seed=0))
+    given_away = {record.id.split("/")[0] for record in discarded if record.check == "instruction"}
+    acted = {trajectory.id for trajectory in collected(tmp_path) if any("take" in text for text in trajectory.actions)}
+    assert given_away
+    assert given_away <= acted
+    assert not any(action in pair.task.instruction for pair in pairs for action in pair.chosen.actions if " " in action)
+
+
+async def test_a_restored_instruction_is_elaborated_by_the_same_model_and_both_answers_are_counted(tmp_path):
+    def reader(messages, rng):
+        task = re.match(r"Task: (.*)\n", messages[-1].content)
+        return f"{task[1]} Mind the shelf." if task else written_by_a_reader(messages, rng)
+
+    writer = LLMWriter(ScriptedLLM(reader, name="reader"), seed=0)
+    pairs, _ = await run_stages(tmp_path, Toy, writer=writer)
+    assert pairs
+    assert all(re.fullmatch(r"Go out holding the .* Mind the shelf\.", pair.task.instruction) for pair in pairs)
+    first = {pair.chosen.actions: pair for pair in sorted(pairs, key=lambda pair: pair.id, reverse=True)}
+    assert max(pair.usage.calls for pair in first.values()) >= 2
+
+
+async def test_what_pairs_and_discarded_ones_cost_is_all_that_was_bought(tmp_path):
+    with RunFolder(tmp_path) as run:
+        ledger = Ledger(run)
+        world = LiveWorld(Toy)
+        acting = CachedLLM(ScriptedLLM(), ledger)
+        shared = {
+            "world": world,
+            "make_policy": lambda: PromptedPolicy(acting, rules="", sampling=SamplingParams()),
+            "seed": 0,
+            "concurrency": 2,
+            "on_progress": lambda *_: None,
+        }
+        await collect(run, TRAINING[Toy], samples=SAMPLES, **shared)
+        before = ledger.spent
+        await synthesize(
+            run,
+            settings=SynthesisSettings(),
+            writer=LLMWriter(CachedLLM(ScriptedLLM(written_by_a_reader, name="reader"), ledger), seed=0),
+            judge=PairJudge(CachedLLM(ScriptedLLM(name="judge"), ledger), seed=0),
+            evaluation_tasks=[],
+            **shared,
+        )
+        bought = ledger.spent - before
+        told = evaluate(run).data.spent
+    # Attempts that were written about and gave no pair cost something too, and the same answer is bought once only.
+    assert told.calls > 0.5 * bought.calls
+    assert told.tokens > 0
+
+
+async def test_several_rejected_sides_of_an_origin_are_different_and_share_the_chosen_one(tmp_path):
+    pairs, discarded = await run_stages(tmp_path, Game24, settings=SynthesisSettings(rejected=3))
+    by_chosen = {}
+    for pair in pairs:
+        by_chosen.setdefault((pair.task.instruction, pair.chosen.actions, pair.origin), []).append(
+            pair.rejected.actions
+        )
+    assert max(map(len, by_chosen.values())) > 1
+    assert all(len(rejected) == len(set(rejected)) for rejected in by_chosen.values())
+    assert len(pairs) + len(discarded) == 3 * len(ORIGINS) * len(collected(tmp_path))
+
+
+async def test_only_the_origins_asked_for_are_made(tmp_path):
+    pairs, discarded = await run_stages(tmp_path, Toy, settings=SynthesisSettings(origins=("near_neighbour",)))
+    assert {record.origin for record in (*pairs, *discarded)} == {"near_neighbour"}
+
+
+async def test_a_near_neighbour_is_what_fulfils_a_like_instruction(tmp_path):
+    pairs, _ = await run_stages(tmp_path, Game24, settings=SynthesisSettings(origins=("near_neighbour",)))
+    attempts = {trajectory.actions for trajectory in collected(tmp_path)}
+    assert pairs
+    assert {pair.rejected.actions for pair in pairs} <= attempts
+    # The same numbers and another target are nearer than other numbers.
+    assert all(pair.rejected.steps[0].observation == pair.chosen.steps[0].observation for pair in pairs)
+
+
+async def test_oracle_labels_prefer_what_is_paid_more_and_say_so_everywhere(tmp_path):
+    easy = [
+        game24.parse_task(f"{a} {b}", split="train") for a, b in ((2, 12), (3, 8), (4, 6), (11, 13), (1, 24), (2, 48))
+    ]
+    pairs, _ = await run_stages(tmp_path, Game24, settings=SynthesisSettings(labels="oracle"), tasks=easy)
+    assert pairs
+    for pair in pairs:
+        assert pair.chosen.env_reward > pair.rejected.env_reward
+        assert pair.task.id == pair.source_task_id
+        assert (pair.origin, pair.verified_by, pair.instruction_writer) == (
+            "higher_reward",
+            "environment reward",
+            "task",
+        )
+    with RunFolder(tmp_path) as run:
+        metrics = evaluate(run)
+    assert "ORACLE LABELS" in "".join(ablations(metrics.data.labelled_by))
+
+
+async def test_without_verification_sides_may_come_to_the_same_thing(tmp_path):
+    pairs, discarded = await run_stages(tmp_path, Toy, settings=SynthesisSettings(verify=False))
+    same = [pair for pair in pairs if pair.chosen.final_observation == pair.rejected.final_observation]
+    assert same
+    assert {pair.verified_by for pair in pairs} == {"nothing"}
+    assert not {"duplicate", "length"} & {record.check for record in discarded}
+
+
+async def test_the_funnel_counts_every_pair_that_was_begun(tmp_path):
+    pairs, discarded = await run_stages(tmp_path, Toy)
+    with RunFolder(tmp_path) as run:
+        data = evaluate(run).data
+    assert set(data.funnel) == set(ORIGINS)
+    for origin, left in data.funnel.items():
+        counts = list(left.values())
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] == len(collected(tmp_path))
+        assert counts[-1] == sum(pair.origin == origin for pair in pairs)
+    assert sum(data.discarded.values()) == len(discarded)
+    assert all(share <= 0.55 + 1e-9 for share in data.length_tells.values())

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Sequence
 
 import pytest
@@ -6,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armap.errors import ConfigError
+from armap.pipeline.model_card import MadeFrom
 from armap.pipeline.train import split_pairs, train
 from armap.rewards.calibration import fit_calibration
 from armap.rewards.fit_settings import FitSettings
@@ -28,8 +28,17 @@ def fit_linear(pairs, heldout, *, on_point):
     return LinearRewardModel.fit(pairs, seed=0)
 
 
-async def run_train(run, fit=fit_linear, on_point=lambda _: None, unfinished=0):
-    await train(run, fit=fit, heldout_share=0.25, unfinished=unfinished, seed=0, on_point=on_point)
+async def run_train(run, fit=fit_linear, on_point=lambda _: None, unfinished=0, train_share=1.0):
+    await train(
+        run,
+        fit=fit,
+        describe=lambda: MadeFrom("armap"),
+        heldout_share=0.25,
+        train_share=train_share,
+        unfinished=unfinished,
+        seed=0,
+        on_point=on_point,
+    )
 
 
 @given(
@@ -138,25 +147,18 @@ async def test_what_scores_mean_is_fitted_to_the_held_out_pairs_and_stands_besid
         await run_train(run)
         scored = run.read("heldout", HeldoutScore)
     calibration = Calibration.model_validate_json((tmp_path / "reward_model" / "calibration.json").read_bytes())
-    assert calibration == fit_calibration(scored)
+    assert calibration == fit_calibration(scored).model_copy(update={"labelled_by": ("execution",)})
     assert calibration.pairs == len(scored)
 
 
-async def test_the_model_card_is_front_matter_and_text_with_the_numbers_of_this_run(tmp_path):
+async def test_the_model_card_has_the_numbers_of_this_run(tmp_path):
     with run_folder(tmp_path) as run:
         await run_train(run)
         scored = run.read("heldout", HeldoutScore)
     card = (tmp_path / "reward_model" / "README.md").read_text("utf-8")
-    opening, front_matter, text = re.split(r"^---\n", card, flags=re.MULTILINE)
-    assert opening == ""
-    # Scalars and flow lists alone, so that one pattern says whether it is valid YAML.
-    assert all(re.fullmatch(r"\w+: (\[[\w-]+(, [\w-]+)*\]|[\w-]+)", line) for line in front_matter.splitlines())
-    fields = dict(line.split(": ") for line in front_matter.splitlines())
-    assert fields["tags"] == "[reward-model, agents]"
-    assert text.lstrip().startswith("# ")
     accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
-    assert f"Held-out pairwise accuracy: {accuracy:.3f} on {len(scored)} pairs" in text
-    assert f"{len(PAIRS) - len(scored)} preference pairs" in text
+    assert f"| all | {len(scored)} | {accuracy:.1%} | " in card
+    assert f"{len(PAIRS) - len(scored)} preference pairs to learn from and {len(scored)} held out" in card
 
 
 async def test_a_transformer_is_fitted_logged_saved_and_scores_as_recorded(tmp_path):
@@ -204,3 +206,26 @@ async def test_beginnings_are_learned_from_where_wanted_and_held_out_with_their_
         sources = {pair.source_task_id for pair in whole}
         assert all(pair.source_task_id in sources and pair.chosen.stop_reason == "truncated" for pair in begun)
     assert {score.pair_id for score in scored} == {pair.id for pair in plain[1]}
+
+
+async def test_less_data_is_a_share_of_the_source_tasks_and_the_held_out_pairs_stay_the_same(tmp_path):
+    given = {}
+
+    def noting(share):
+        def fit(pairs, heldout, *, on_point):
+            given[share] = ({pair.id: pair.source_task_id for pair in pairs}, [pair.id for pair in heldout])
+            return LinearRewardModel.fit(pairs, seed=0)
+
+        return fit
+
+    for share in (1.0, 0.5, 0.2, 0.001):
+        with run_folder(tmp_path / str(share)) as run:
+            await run_train(run, noting(share), train_share=share)
+    everything, heldout = given[1.0]
+    for share in (0.5, 0.2, 0.001):
+        pairs, held_out = given[share]
+        assert held_out == heldout
+        sources = set(pairs.values())
+        assert len(sources) == max(1, round(share * len(set(everything.values()))))
+        assert pairs == {name: source for name, source in everything.items() if source in sources}
+    assert given[0.2][0].keys() < given[0.5][0].keys()

@@ -1,5 +1,7 @@
+import asyncio
 import json
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 from statistics import fmean, stdev
 
@@ -9,10 +11,11 @@ from armap.envs import game24, toy
 from armap.envs.game24 import Game24
 from armap.envs.toy import Toy
 from armap.errors import EnvError, PolicyError
+from armap.llms.scripted import ScriptedLLM
 from armap.planners.best_of_n import BestOfN
 from armap.planners.mcts import MCTS
 from armap.protocols import StepResult
-from armap.types import Action, History, SearchBudget, SearchResult, SearchTree
+from armap.types import Action, Completion, History, Message, SearchBudget, SearchResult, SearchTree
 
 from .players import CountingPolicy, Held, Whim, search, solved
 
@@ -56,6 +59,31 @@ async def test_what_is_asked_is_asked_in_one_request_and_used():
         ways.append((*ways[parent], action))
     went_on = {ways[parent] for parent in tree.parents[1:]}
     assert set(policy.asked) <= went_on
+
+
+@pytest.mark.parametrize("wave", [1, 8])
+async def test_as_many_requests_are_on_their_way_as_simulations_may_be(wave):
+    class Slow(ScriptedLLM):
+        on_their_way: list[int]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.now, self.on_their_way = 0, []
+
+        async def generate(self, messages: Sequence[Message], **settings: object) -> list[Completion]:
+            self.now += 1
+            self.on_their_way.append(self.now)
+            await asyncio.sleep(0)
+            self.now -= 1
+            return await super().generate(messages, **settings)
+
+    llm = Slow()
+    planner = MCTS(num_simulations=100, wave=wave, widening=None)
+    await search(planner, PUZZLES[0], make=Game24, policy=CountingPolicy(llm))
+    assert max(llm.on_their_way) == wave
+    # A round of k requests counts them from 1 to k.
+    rounds = llm.on_their_way.count(1)
+    assert len(llm.on_their_way) > 0.7 * wave * rounds
 
 
 async def test_states_that_are_the_same_after_other_orders_of_actions_are_one_node():

@@ -1,3 +1,6 @@
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
 from armap.envs import toy
@@ -10,7 +13,7 @@ from armap.planners.mcts import MCTS
 from armap.planners.reflexion import Reflexion
 from armap.planners.sampling import Sampling
 from armap.protocols import StepResult
-from armap.types import SearchBudget
+from armap.types import Completion, Message, SearchBudget
 
 from .players import CountingPolicy, Held, PricedLLM, search
 
@@ -74,6 +77,21 @@ async def test_when_time_is_up_nothing_is_asked_any_more(planner):
     result, llm = await limited(planner, max_seconds=0)
     assert llm.asked == []
     assert [candidate.trajectory.stop_reason for candidate in result.candidates] == ["truncated"]
+
+
+@every_planner
+async def test_time_that_runs_out_on_the_way_ends_a_search_with_what_there_is(planner):
+    class Slow(PricedLLM):
+        async def generate(self, messages: Sequence[Message], **settings: object) -> list[Completion]:
+            await asyncio.sleep(0.02)
+            return await super().generate(messages, **settings)
+
+    llm = Slow()
+    budget = SearchBudget(max_seconds=0.07)
+    result = await search(planner.model_copy(update={"budget": budget}), TASK, judge=Held(), policy=CountingPolicy(llm))
+    # The last ones may set out just before the time is up.
+    assert 1 <= len(llm.asked) <= 4 * MOST_AT_ONCE
+    assert result.candidates[result.answer].trajectory.failure is None
 
 
 @every_planner

@@ -71,12 +71,22 @@ def test_trajectories_of_one_task_are_of_one_task_again():
     assert len(tasks) == 2
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_pictures_where_a_trajectory_has_none_are_refused(place):
-    turns = [Turn("system", ("Find it.",)), Turn("user", ("Shelf.",)), Turn("assistant", ("take",))]
-    turns[place] = turns[place]._replace(images=(SHELF,))
+def test_a_picture_beside_the_task_is_what_is_seen_first():
+    found = as_trajectory([Turn("user", ("What is this?",), (SHELF,)), Turn("assistant", ("A shelf.",))])
+    assert found.task.instruction == "What is this?"
+    assert found.steps[0].observation == Observation(text="", image=SHELF)
+
+
+def test_pictures_where_a_trajectory_has_none_are_refused():
+    turns = [Turn("system", ("Find it.",)), Turn("user", ("Shelf.",)), Turn("assistant", ("take",), (SHELF,))]
     with pytest.raises(ValueError, match="no pictures"):
         as_trajectory(turns)
+
+
+@given(TRAJECTORIES)
+def test_messages_of_one_text_each_are_read_as_the_trajectory_they_were_written_from(trajectory):
+    flat = [turn._replace(texts=("\n".join(turn.texts),)) for turn in as_turns(trajectory)]
+    assert list(renderings(as_trajectory(flat), max_images=None)) == list(renderings(trajectory, max_images=None))
 
 
 def test_two_pictures_in_one_observation_are_refused():

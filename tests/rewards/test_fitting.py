@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the local extra is not installed: f
 from safetensors.torch import load_file  # noqa: E402
 
 from armap.rewards.fit_settings import FitSettings  # noqa: E402
-from armap.rewards.fitting import TransformerFit, classification_loss, pairwise_loss  # noqa: E402
+from armap.rewards.fitting import TransformerFit, _share_of_rate, classification_loss, pairwise_loss  # noqa: E402
 from armap.rewards.rendering import render  # noqa: E402
 from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
 from armap.types import PreferencePair, TrainingPoint  # noqa: E402
@@ -158,6 +158,16 @@ def test_a_margin_asks_for_as_much_more():
     assert pairwise_loss(chosen, rejected, margin=1.5) == pairwise_loss(chosen - 1.5, rejected)
 
 
+def test_a_pairs_own_margin_counts_beside_that_of_the_settings(backbone, tmp_path):
+    wanted = [1.0, 0.0, 2.5, 0.5]
+    pairs = [pair.model_copy(update={"margin": margin}) for pair, margin in zip(PAIRS, wanted, strict=False)]
+    untrained = margins(TransformerRewardModel.from_backbone(backbone, seed=1), pairs)
+    expected = pairwise_loss(untrained - torch.tensor(wanted) - 0.25, torch.zeros(4))
+    settings = QUICK.model_copy(update={"margin": 0.25, "centering": 0.0, "pass_tokens": 150})
+    _, points = fit(backbone, tmp_path, settings, pairs)
+    assert points[0].loss == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_centring_pulls_each_pair_to_zero_whatever_the_others_are():
     chosen, rejected = torch.tensor([3.0, -2.0]), torch.tensor([1.0, -4.0])
     pull = pairwise_loss(chosen, rejected, centering=0.1) - pairwise_loss(chosen, rejected)
@@ -212,6 +222,23 @@ def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best_weig
     assert len(points) < 80
     assert len(losses) - 1 - losses.index(min(losses)) == 3
     assert heldout_loss(model) == pytest.approx(min(losses), abs=1e-4)
+
+
+def test_without_patience_it_goes_on_to_the_end_and_still_keeps_the_best_weights(backbone, tmp_path):
+    too_fast = FitSettings(epochs=4, learning_rate=0.3, evaluate_every_steps=2, patience=None)
+    model, points = fit(backbone, tmp_path, too_fast, PAIRS[:24])
+    losses = [point.heldout_loss for point in points if point.heldout_loss is not None]
+    assert len(points) == 24
+    assert heldout_loss(model) == pytest.approx(min(losses), abs=1e-4)
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("falling", 0.1), ("constant", 1.0)])
+def test_the_rate_rises_over_the_warm_up_and_then_falls_to_a_tenth_or_stays(schedule, last):
+    settings = QUICK.model_copy(update={"warmup_share": 0.25, "schedule": schedule})
+    rates = [_share_of_rate(step, 40, settings) for step in range(1, 41)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(last)
 
 
 # What a fit leaves behind

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the local extra is not installed: no transformer reward model is tested")
 
+from peft import LoraConfig, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
 
 from armap import weights  # noqa: E402
 from armap.envs import toy  # noqa: E402
@@ -216,6 +217,43 @@ def test_control_tokens_in_what_was_seen_are_text(model):
     assert control not in model.token_ids(faked)
 
 
+# Pooling, for comparison
+
+
+@torch.inference_mode()
+def plain_means(folder: Path, trajectories: list[Trajectory]) -> list[float]:
+    """Return what a folder's head says of the mean hidden state, by transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokens = [torch.tensor([tokenizer(render(trajectory)).input_ids]) for trajectory in trajectories]
+    return [float(network.score(network.base_model(one).last_hidden_state.mean(1))) for one in tokens]
+
+
+@pytest.mark.parametrize("make", [make_tiny_model, make_tiny_alibi_model], ids=["token trees", "padded batches"])
+def test_pooling_by_the_mean_is_the_head_on_the_mean_hidden_state_however_it_is_computed(tmp_path, make):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=1, pooling="mean")
+    model.save(tmp_path / "saved")
+    expected = plain_means(tmp_path / "saved", TRAJECTORIES)
+    assert max(expected) - min(expected) > 0.05
+    for one in (model, TransformerRewardModel.load(tmp_path / "saved")):
+        assert one.score_blocking(TRAJECTORIES) == pytest.approx(expected, abs=1e-5)
+        # Of one task, from call to call.
+        for start in range(0, 60, 25):
+            assert one.score_blocking(TRAJECTORIES[start : min(60, start + 25)]) == pytest.approx(
+                expected[start : min(60, start + 25)], abs=1e-5
+            )
+
+
+def test_an_encoder_has_its_own_place_for_the_score_and_refuses_another(tmp_path):
+    with pytest.raises(ConfigError, match="leave --pooling out"):
+        TransformerRewardModel.from_backbone(make_tiny_encoder(tmp_path), pooling="mean")
+
+
+def test_a_model_that_was_pooled_in_an_unknown_way_is_refused(damaged):
+    change_config(damaged, trajectory_pooling="max")
+    assert "trajectory_pooling is 'max'" in refusal(damaged)
+
+
 # Making
 
 
@@ -379,6 +417,44 @@ def test_a_head_of_zeros_or_of_two_labels_is_refused(make, tmp_path):
     model.network.config.num_labels = 2
     model.save(tmp_path / "two")
     assert "2 labels" in refusal(tmp_path / "two")
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_head_that_half_precision_lost_or_doubled_is_refused(make, dtype, tmp_path):
+    model = TransformerRewardModel.from_backbone(make(tmp_path / "backbone"), seed=3, dtype=dtype)
+    model.save(tmp_path)
+    name = next(name for name, part in model.network.named_modules() if part is weights.head(model.network))
+    stored = load_file(tmp_path / "model.safetensors")
+    doubled = {key: torch.cat([one, one]) if key.startswith(name) else one for key, one in stored.items()}
+    save_file(doubled, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    refusal(tmp_path)
+    change_config(tmp_path, id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
+    assert "2 labels" in refusal(tmp_path)
+    lost = {key: one for key, one in stored.items() if not key.startswith(name)}
+    save_file(lost, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert f"{name}." in refusal(tmp_path)
+
+
+def test_an_adapter_is_refused_and_what_it_was_merged_into_is_loaded_with_its_head(backbone, saved, tmp_path):
+    adapted = get_peft_model(
+        AutoModelForSequenceClassification.from_pretrained(saved),
+        LoraConfig(task_type="SEQ_CLS", r=2, modules_to_save=["score"], init_lora_weights=False),
+    )
+    torch.nn.init.normal_(adapted.base_model.model.score.modules_to_save["default"].weight)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert "holds a LoRA adapter" in refusal(tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    merged = adapted.merge_and_unload()
+    for part in (merged, tokenizer):
+        part.save_pretrained(tmp_path / "merged")
+    expected = plain_scores(tmp_path / "merged", [render(one) for one in TRAJECTORIES[:5]])
+    again = TransformerRewardModel.load(tmp_path / "merged")
+    assert again.score_blocking(TRAJECTORIES[:5]) == pytest.approx(expected, abs=1e-5)
+    # Merged into the language model alone, as is done for a policy: the head is lost.
+    for part in (AutoModelForCausalLM.from_pretrained(backbone), tokenizer):
+        part.save_pretrained(tmp_path / "lost")
+    assert "no trained reward head" in refusal(tmp_path / "lost")
 
 
 @every_kind

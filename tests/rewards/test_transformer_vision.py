@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the local extra is not installed: n
 pytest.importorskip("PIL", reason="pillow is not installed: no vision reward model is tested")
 
 from PIL import Image  # noqa: E402
-from transformers import AutoConfig  # noqa: E402
+from transformers import AutoConfig, AutoModelForSequenceClassification  # noqa: E402
 
 from armap import weights  # noqa: E402
 from armap.errors import ConfigError, RewardModelError  # noqa: E402
@@ -93,7 +93,8 @@ class Plain:
         config = AutoConfig.from_pretrained(saved)
         self._marker = MARKERS.get(config.model_type, MARKERS["qwen"])
         self._processor = TransformerRewardModel.load(saved).processor
-        self.network = weights.scorer_class(config).from_pretrained(saved, dtype=torch.float32).eval()
+        # transformers itself finds the class, once it was made.
+        self.network = AutoModelForSequenceClassification.from_pretrained(saved, dtype=torch.float32).eval()
         self._folder = folder
 
     def inputs(self, trajectory: Trajectory) -> dict[str, "torch.Tensor"]:
@@ -158,6 +159,14 @@ def test_another_picture_is_another_score(model, folder, trajectories):
     without = trajectory.model_copy(update={"final_observation": seen(shown.text, None)})
     scores = model.score_blocking([trajectory, other, without])
     assert min(abs(scores[0] - scores[1]), abs(scores[0] - scores[2]), abs(scores[1] - scores[2])) > 1e-3
+
+
+def test_pooling_by_the_mean_counts_the_tokens_of_pictures(backbone, plain, folder, trajectories):
+    model = TransformerRewardModel.from_backbone(backbone, seed=1, pooling="mean", images=folder)
+    with torch.no_grad():
+        hidden = [plain.network.base_model(**plain.inputs(one)).last_hidden_state for one in trajectories]
+        expected = [float(plain.network.score(one.mean(1))) for one in hidden]
+    assert model.score_blocking(trajectories) == pytest.approx(expected, abs=1e-5)
 
 
 def test_trajectories_without_pictures_are_fine(model, plain, trajectories):

@@ -10,22 +10,20 @@ import asyncio
 import json
 import os
 import re
-import ssl
+from base64 import b64encode
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from random import uniform
 from typing import NamedTuple, Self
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from armap.connections import Limits, Reply, connections_to
 from armap.errors import ConfigError, LLMError
 from armap.types import Completion, Message, SamplingParams, Usage
 
-CONNECT_TIMEOUT_S = 10.0
-"""A server that is there accepts at once, however long it then thinks."""
 MAX_REPLY_BYTES = 16 * 2**20
 """Whoever sends more is no language model, and is not read further."""
 MAX_ERROR_BYTES = 64 * 2**10
@@ -84,13 +82,13 @@ class HTTPLLM:
         url = _checked_url(base_url)
         self.name = f"{model} @ {url.copy_with(userinfo=b'', query=None, fragment=None)}"
         self._model = model
-        self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
+        target = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
         self._secrets = [secret for secret in (api_key, url.password, *url.params.values()) if secret]
-        self._client = _client(url, api_key)
+        self._connections = connections_to(target, _headers(url, api_key), Limits(MAX_REPLY_BYTES, MAX_ERROR_BYTES))
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
-        self._backoff = wait_random_exponential(multiplier=backoff_s, max=retry_after_cap_s)
+        self._backoff_s = backoff_s
         self._retry_after_cap_s = retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
@@ -143,7 +141,7 @@ class HTTPLLM:
             LLMError: the server refused the request, or gave too few usable answers in all attempts.
         """
         question = _Question(self._model, messages, n, sampling, choices)
-        together = _Reply([], 0, Usage())
+        together = _Answers([], 0, Usage())
         if n > 1 and self._server_takes_n:
             together = await self._ask(question, n=n)
         got = len(together.answers)
@@ -155,94 +153,85 @@ class HTTPLLM:
             self._server_takes_n = False
         replies = [together, *separate]
         answers = [answer for reply in replies for answer in reply.answers]
-        usage = sum((reply.usage for reply in replies), Usage())
+        usage = sum((reply.usage for reply in separate), together.usage)
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
 
     async def close(self) -> None:
         """Close the connections; the model cannot be asked again."""
-        await self._client.aclose()
+        await self._connections.close()
 
-    async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Reply:
+    async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
         usage, attempts, bad_replies = Usage(), 0, 0
-
-        async def attempt() -> _Reply:
-            nonlocal usage, attempts, bad_replies
+        while True:
             attempts += 1
-            # A server that honours the seed would repeat a bad reply for ever, so each one moves on to a fresh seed.
-            content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
-            reply = _decoded(content)
-            usage += self._usage(reply)
-            choices = _get(reply, "choices")
-            choices = choices[:n] if isinstance(choices, list) else []
-            answers = question.answers(choices)
-            if not answers:
+            try:
+                # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
+                content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
+                reply = _decoded(content)
+                usage += self._usage(reply)
+                choices = _get(reply, "choices")
+                choices = choices[:n] if isinstance(choices, list) else []
+                if answers := question.answers(choices):
+                    return _Answers(answers, len(choices), usage)
                 bad_replies += 1
                 raise self._unusable(content, choices)
-            return _Reply(answers, len(choices), usage)
-
-        retrying = AsyncRetrying(
-            sleep=asyncio.sleep,
-            stop=stop_after_attempt(self._max_attempts),
-            wait=self._wait_s,
-            retry=retry_if_exception(lambda error: isinstance(error, _AttemptError) and error.retryable),
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
-        except _AttemptError as error:
-            if n > 1 and error.blames_n:
-                return _Reply([], 0, usage)
-            if error.retryable:
-                message = f"{self.name} gave no usable answer in {attempts} attempts; the last one brought {error}."
-            else:
-                advice = _ADVICE.get(error.status or 0, "")
-                message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
-            raise LLMError(message, retryable=error.retryable, status=error.status) from None
+            except _AttemptError as error:
+                if n > 1 and error.blames_n:
+                    return _Answers([], 0, usage)
+                if not error.retryable or attempts == self._max_attempts:
+                    raise self._failure(error) from None
+                wait_s = self._wait_s(attempts, error.retry_after_s)
+            await asyncio.sleep(wait_s)
 
     async def _post(self, body: bytes) -> bytes:
         """Make one attempt and return the body of a successful reply."""
         try:
-            async with (
-                self._slots,
-                asyncio.timeout(self._timeout_s),
-                self._client.stream("POST", self._url, content=body) as response,
-            ):
-                content = await _read(response, MAX_REPLY_BYTES if response.is_success else MAX_ERROR_BYTES)
+            async with self._slots, asyncio.timeout(self._timeout_s):
+                reply = await self._connections.post(body)
         except TimeoutError:
             raise _AttemptError(f"no answer within {self._timeout_s:g} s") from None
         except httpx.RequestError as error:
             raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}") from None
-        if not response.is_success:
-            raise self._refusal(response, content)
-        if len(content) > MAX_REPLY_BYTES:
+        if not 200 <= reply.status < 300:
+            raise self._refusal(reply)
+        if not reply.whole:
             raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
-        return content
+        return reply.content
+
+    def _failure(self, error: _AttemptError) -> LLMError:
+        if error.retryable:
+            message = (
+                f"{self.name} gave no usable answer in {self._max_attempts} attempts; the last one brought {error}."
+            )
+        else:
+            advice = _ADVICE.get(error.status or 0, "")
+            message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
+        return LLMError(message, retryable=error.retryable, status=error.status)
 
     def _unusable(self, content: bytes, choices: Sequence[object]) -> _AttemptError:
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
         cut = any(_get(choice, "finish_reason") == "length" for choice in choices)
         return _AttemptError(f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}")
 
-    def _refusal(self, response: httpx.Response, content: bytes) -> _AttemptError:
-        status = response.status_code
-        text = content.decode(errors="replace")
+    def _refusal(self, reply: Reply) -> _AttemptError:
+        status = reply.status
+        text = reply.content.decode(errors="replace")
         return _AttemptError(
-            f"HTTP {status}{self._quoted(_server_message(content) or text)}",
+            f"HTTP {status}{self._quoted(_server_message(reply.content) or text)}",
             retryable=status in RETRYABLE_STATUSES or status >= 500,
             status=status,
-            retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")),
+            retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
             blames_n=status in (400, 422) and _COMPLAINT_ABOUT_N.search(text) is not None,
         )
 
-    def _wait_s(self, state: RetryCallState) -> float:
-        """Return the wait before the next attempt: what the server asks for, but at least the back-off.
+    def _wait_s(self, attempts: int, asked_s: float) -> float:
+        """Return the wait after some attempts: what the server asks for, but at least the back-off.
 
         Source: full jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
-        error = state.outcome.exception() if state.outcome else None
-        asked_s = error.retry_after_s if isinstance(error, _AttemptError) else 0.0
-        return max(self._backoff(state), min(asked_s, self._retry_after_cap_s))
+        cap_s = self._retry_after_cap_s
+        return max(uniform(0, min(self._backoff_s * 2 ** (attempts - 1), cap_s)), min(asked_s, cap_s))
 
     def _usage(self, reply: object) -> Usage:
         counts = _get(reply, "usage")
@@ -328,7 +317,7 @@ class _Question:
         return _UNSTORABLE.sub("\ufffd", text)
 
 
-class _Reply(NamedTuple):
+class _Answers(NamedTuple):
     """The usable answers of one request, out of how many the server gave, and what was spent on them."""
 
     answers: list[str]
@@ -369,39 +358,21 @@ def _checked_url(base_url: str) -> httpx.URL:
     return url
 
 
-def _client(url: httpx.URL, api_key: str | None) -> httpx.AsyncClient:
-    headers = {"Content-Type": "application/json"}
+def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
+    headers = [("Content-Type", "application/json")]
     if api_key:
         if url.userinfo:
             raise ConfigError("The base URL carries a user name, so an API key cannot be sent as well; remove one.")
         if not re.fullmatch(r"[!-~]+", api_key):
             raise ConfigError("The API key holds characters no key has; look for blanks or line breaks around it.")
-        headers["Authorization"] = f"Bearer {api_key}"
-    # A proxy named in the environment is used, except for this machine's own servers, which it cannot reach.
-    local = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
-    try:
-        return httpx.AsyncClient(
-            headers=headers,
-            verify=_tls(),
-            auth=(url.username, url.password) if url.userinfo else None,
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=None),
-            mounts=local,
-        )
-    except (ImportError, ValueError):
-        raise ConfigError(
-            "The proxy in the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) cannot be used; "
-            "correct it, or install httpx[socks] if it is a SOCKS proxy."
-        ) from None
+        headers.append(("Authorization", f"Bearer {api_key}"))
+    elif url.userinfo:
+        name_and_password = b64encode(f"{url.username}:{url.password}".encode()).decode()
+        headers.append(("Authorization", f"Basic {name_and_password}"))
+    return headers
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """Return what connections are secured with; reading the certificates takes 40 ms, so models share it."""
-    return httpx.create_ssl_context()
-
-
-async def _all(asks: Iterable[Coroutine[None, None, _Reply]]) -> list[_Reply]:
+async def _all(asks: Iterable[Coroutine[None, None, _Answers]]) -> list[_Answers]:
     """Await all at once; when one fails, the others are cancelled, as their answers would be of no use."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -409,16 +380,6 @@ async def _all(asks: Iterable[Coroutine[None, None, _Reply]]) -> list[_Reply]:
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-async def _read(response: httpx.Response, limit: int) -> bytes:
-    """Read a body until its end, or until it is longer than `limit` bytes."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > limit:
-            break
-    return bytes(body)
 
 
 def _retry_after_s(header: str) -> float:

@@ -71,6 +71,7 @@ class LocalLLM:
         self.name = local.name
         self._tokenizer = local.tokenizer
         self._body: Any = local.network.base_model
+        self._cache_argument = weights.cache_argument(self._body)
         self._unembed: Any = local.network.get_output_embeddings()
         self._end = _end_of_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
@@ -253,14 +254,15 @@ class LocalLLM:
         device = self._unembed.weight.device
         mask = torch.zeros(visible.shape, dtype=torch.float32)
         mask.masked_fill_(torch.from_numpy(~visible), torch.finfo(torch.float32).min)
+        grown = _copy(cache)
         output = self._body(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([positions], device=device),
             attention_mask=mask[None, None].to(device),
-            past_key_values=_copy(cache),
             use_cache=True,
+            **{self._cache_argument: grown},
         )
-        return output.last_hidden_state[0], output.past_key_values
+        return output.last_hidden_state[0], grown
 
 
 class _Answer:

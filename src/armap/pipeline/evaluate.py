@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from armap.pipeline.intervals import bootstrap_ratio, mean
-from armap.pipeline.outcomes import first_of_kind, is_solved, kind, mean_metrics, mean_reward, paid, success_by_n
+from armap.pipeline.funnel import data_metrics
+from armap.pipeline.intervals import bootstrap_ratio, mean, share
+from armap.pipeline.outcomes import (
+    first_of_kind,
+    is_solved,
+    judged_rightly,
+    kind,
+    mean_metrics,
+    mean_reward,
+    paid,
+    success_by_n,
+)
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import (
     Candidate,
-    DataMetrics,
     DiscardedPair,
     Failure,
     FailureCount,
@@ -53,7 +61,7 @@ def evaluate(run: RunFolder) -> Metrics:
         success_by_n=success_by_n(best_of_n.values()),
         reward_model=_reward_model_metrics(run.read("heldout", HeldoutScore), best_of_n),
         policy=_policy_metrics(run.read("completions", LedgerEntry), collected, planners),
-        data=_data_metrics(collected, run.read("pairs", PreferencePair), run.read("discarded", DiscardedPair)),
+        data=data_metrics(collected, run.read("pairs", PreferencePair), run.read("discarded", DiscardedPair)),
         spent=Ledger(run).spent,
     )
     run.write_json("metrics", metrics)
@@ -168,14 +176,9 @@ def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches)
     )
 
 
-def _pairwise_accuracy(heldout: Iterable[HeldoutScore]) -> Interval | None:
-    right: Counter[str] = Counter()
-    pairs: Counter[str] = Counter()
-    for pair in heldout:
-        pairs[pair.source_task_id] += 1
-        right[pair.source_task_id] += pair.chosen > pair.rejected
-    tasks = sorted(pairs)
-    return bootstrap_ratio([right[task] for task in tasks], [pairs[task] for task in tasks])
+def _pairwise_accuracy(heldout: Sequence[HeldoutScore]) -> Interval | None:
+    rightly = [judged_rightly(pair.chosen - pair.rejected) for pair in heldout]
+    return share([pair.source_task_id for pair in heldout], rightly)
 
 
 def _auc(candidates: Iterable[Candidate]) -> float | None:
@@ -220,23 +223,6 @@ def _candidates(planners: Mapping[str, _Searches]) -> Iterable[Trajectory]:
         for searches in planners.values()
         for result in searches.values()
         for candidate in result.candidates
-    )
-
-
-def _data_metrics(
-    collected: Sequence[Trajectory], pairs: Sequence[PreferencePair], discarded: Iterable[DiscardedPair]
-) -> DataMetrics:
-    lengths = [(len(pair.chosen.steps), len(pair.rejected.steps)) for pair in pairs]
-    return DataMetrics(
-        trajectories=len(collected),
-        failed_trajectories=sum(trajectory.failure is not None for trajectory in collected),
-        pairs=dict(sorted(Counter(pair.origin for pair in pairs).items())),
-        discarded=dict(sorted(Counter(pair.reason for pair in discarded).items())),
-        chosen_longer_share=_average(chosen > rejected for chosen, rejected in lengths),
-        chosen_shorter_share=_average(chosen < rejected for chosen, rejected in lengths),
-        same_length_share=_average(chosen == rejected for chosen, rejected in lengths),
-        chosen_steps=_average(chosen for chosen, _ in lengths),
-        rejected_steps=_average(rejected for _, rejected in lengths),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
-from armap.pipeline.intervals import bootstrap_ratio
-from armap.pipeline.outcomes import first_of_kind, success_by_n
+from armap.pipeline.intervals import share
+from armap.pipeline.outcomes import first_of_kind, judged_rightly, success_by_n
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, Injection, injected, reworded
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_sharpness
@@ -77,7 +76,7 @@ async def judge_report(
     margins = await _margins(judge, sides)
     sharpness = fit_sharpness(margins)
     confidences = _confidences(pairs, margins)
-    right = [margin > 0 for margin in margins]
+    right = list(map(judged_rightly, margins))
     return JudgeReport(
         reward_model=name,
         pairs=len(pairs),
@@ -99,7 +98,7 @@ async def judge_report(
         swapped=_flips(pairs, margins, await _margins(judge, sides, turned=True)),
         reworded=tuple([await _reword(judge, wording, pairs, margins) for wording in REWORDINGS]),
         injected=tuple([await _inject(judge, injection, pairs, margins) for injection in INJECTIONS])
-        if any(right)
+        if max(margins) > 0
         else (),
         success_by_n=success_by_n([await _scored_anew(judge, search) for search in searches]),
     )
@@ -119,7 +118,7 @@ async def _accuracy_unfinished(judge: RewardModel, pairs: Sequence[PreferencePai
     if not begun:
         return None
     margins = await _margins(judge, [(pair.chosen, pair.rejected) for pair in begun])
-    return _share(begun, [margin > 0 for margin in margins])
+    return _share(begun, list(map(judged_rightly, margins)))
 
 
 async def _reword(
@@ -155,7 +154,7 @@ def _flips(pairs: Sequence[PreferencePair], before: Iterable[float], after: Iter
     return _share(pairs, [bool(np.sign(one) != np.sign(other)) for one, other in zip(before, after, strict=True)])
 
 
-def _shares_by(names: Sequence[str], pairs: Sequence[PreferencePair], counted: Sequence[bool]) -> dict[str, Interval]:
+def _shares_by(names: Sequence[str], pairs: Sequence[PreferencePair], counted: Sequence[float]) -> dict[str, Interval]:
     shares = {}
     for name in sorted(set(names)):
         of_name = [i for i, other in enumerate(names) if other == name]
@@ -163,17 +162,11 @@ def _shares_by(names: Sequence[str], pairs: Sequence[PreferencePair], counted: S
     return shares
 
 
-def _share(pairs: Sequence[PreferencePair], counted: Sequence[bool]) -> Interval:
+def _share(pairs: Sequence[PreferencePair], counted: Sequence[float]) -> Interval:
     """Return the share of one or more pairs that count, with its interval over source tasks."""
-    totals: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    for pair, counts_one in zip(pairs, counted, strict=True):
-        totals[pair.source_task_id] += 1
-        counts[pair.source_task_id] += counts_one
-    tasks = sorted(totals)
-    share = bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
-    assert share is not None
-    return share
+    found = share([pair.source_task_id for pair in pairs], counted)
+    assert found is not None
+    return found
 
 
 def _sure(scaled_margins: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -195,7 +188,7 @@ def _confidences(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> N
 
 def _bins(margins: Sequence[float], confidences: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
     """Put pairs together that are about equally sure, as many in each bin."""
-    right = np.array([(margin > 0) + (margin == 0) / 2 for margin in margins])
+    right = np.array(list(map(judged_rightly, margins)))
     count = max(1, min(_MOST_BINS, len(margins) // _LEAST_PAIRS_IN_A_BIN))
     return tuple(
         ReliabilityBin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -44,6 +45,22 @@ def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) 
         ratios.append(tops[usable] / bottoms[usable])
     low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return Interval(mean=float(top / bottom), low=float(low), high=float(high))
+
+
+def share(sources: Sequence[str], counted: Sequence[float]) -> Interval | None:
+    """Estimate the share of pairs that count, with its interval over source tasks; None if there are no pairs.
+
+    Args:
+        sources: `[P]` the source task of each pair.
+        counted: `[P]` how much of the pair counts, from 0 to 1.
+    """
+    totals: defaultdict[str, int] = defaultdict(int)
+    counts: defaultdict[str, float] = defaultdict(float)
+    for source, counts_one in zip(sources, counted, strict=True):
+        totals[source] += 1
+        counts[source] += counts_one
+    tasks = sorted(totals)
+    return bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
 
 
 def mean(values: Iterable[float]) -> Interval:

@@ -55,6 +55,11 @@ def kind(label: str) -> str:
     return label.partition("(")[0]
 
 
+def judged_rightly(margin: float) -> float:
+    """Return 1 for a pair whose chosen side scores higher by a positive margin, 1/2 for a draw, and 0 otherwise."""
+    return (margin > 0) + (margin == 0) / 2
+
+
 def first_of_kind(labels: Iterable[str], name: str) -> str | None:
     """Return the label of the planner of a name; if there are several, the one whose settings are the usual ones."""
     return min((label for label in labels if kind(label) == name), default=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from armap.pipeline.charts import count_bar, element, interval_mark
+from armap.pipeline.charts import element, interval_mark
 from armap.pipeline.figures import figures
+from armap.pipeline.funnel import ablations, data_sections
 from armap.pipeline.judge_report import judge_sections
 from armap.pipeline.outcomes import first_of_kind
 from armap.pipeline.outline import outlines
@@ -20,7 +21,16 @@ from armap.pipeline.page import terms, write_page
 from armap.pipeline.readings import readings
 from armap.pipeline.tradeoff import tradeoffs
 from armap.store import RunFolder
-from armap.types import Interval, JudgeReport, Metrics, PlannerMetrics, SearchResult, Sweeps, TrainingPoint
+from armap.types import (
+    Interval,
+    JudgeReport,
+    Metrics,
+    PlannerMetrics,
+    PreferencePair,
+    SearchResult,
+    Sweeps,
+    TrainingPoint,
+)
 
 _NONE = "–"
 _LABELS = {
@@ -57,6 +67,7 @@ def write_report(run: RunFolder) -> Path:
         *tradeoffs(run.read_json("sweeps", Sweeps)),
         # Success against N is among the figures already.
         *(judge_sections(judge.model_copy(update={"success_by_n": ()})) if judge else ()),
+        *(data_sections(metrics.data, run.read("pairs", PreferencePair)) if metrics else ()),
         *(_details(metrics) if metrics else ()),
         *readings(searches),
         *outlines(searches),
@@ -69,7 +80,7 @@ def metrics_table(metrics: Metrics) -> Table:
     """Return what matters most of a run as a table for the terminal, 80 characters wide."""
     baseline = _better_baseline(metrics)
     table = Table(
-        title=Text(_failure_summary(metrics)),
+        title=Text("\n".join([*ablations(metrics.data.labelled_by), _failure_summary(metrics)])),
         title_justify="left",
         caption="Below estimates: 95 % intervals. Gains are in points, paired by task. Oracle: the ceiling.",
         caption_justify="left",
@@ -190,6 +201,8 @@ def _header(run: RunFolder, metrics: Metrics | None) -> Element:
         header.append(element("p", "This run has not been evaluated, so there are no numbers yet.", class_="lead"))
     elif best := first_of_kind(metrics.planners, "best_of_n"):
         header.append(element("p", _headline(metrics, metrics.planners[best]), class_="lead"))
+    for ablation in ablations(metrics.data.labelled_by) if metrics else ():
+        header.append(element("p", ablation, class_="failures"))
     return header
 
 
@@ -290,12 +303,7 @@ def _figure(name: str, interval: Interval, meaning: str) -> Element:
 
 
 def _details(metrics: Metrics) -> Iterator[Element]:
-    data, policy, spent = metrics.data, metrics.policy, metrics.spent
-    if data.trajectories or data.pairs or data.discarded:
-        counts = {"trajectories collected": data.trajectories}
-        counts |= {f"pairs made, {origin}": count for origin, count in data.pairs.items()}
-        counts |= {f"pairs discarded, {reason}": count for reason, count in data.discarded.items()}
-        yield element("section", element("h2", "Data"), _counts(counts), *_balance(metrics))
+    policy, spent = metrics.policy, metrics.spent
     known = {}
     if policy.choice_entropy_nats is not None:
         known["entropy of a choice"] = f"{policy.choice_entropy_nats:.2f} nats, mean over {policy.choices:,} answers"
@@ -313,28 +321,6 @@ def _details(metrics: Metrics) -> Iterator[Element]:
             "money": f"${spent.cost_usd:,.4f}",
         }
         yield element("section", element("h2", "Spent on language models"), terms(money))
-
-
-def _counts(counts: Mapping[str, int]) -> Element:
-    most = max(counts.values())
-    rows = [
-        element(
-            "tr", element("th", name, scope="row"), element("td", f"{count:,}"), element("td", count_bar(count, most))
-        )
-        for name, count in counts.items()
-    ]
-    return element("table", element("tbody", *rows), class_="counts")
-
-
-def _balance(metrics: Metrics) -> Iterator[Element]:
-    data = metrics.data
-    if data.chosen_steps is not None and data.rejected_steps is not None:
-        said = (
-            f"Chosen trajectories have {data.chosen_steps:.1f} steps on average and rejected ones "
-            f"{data.rejected_steps:.1f}. The chosen one is longer in {_percent(data.chosen_longer_share)} of pairs, "
-            f"shorter in {_percent(data.chosen_shorter_share)}, equal in {_percent(data.same_length_share)}."
-        )
-        yield element("p", said)
 
 
 def _settings(run: RunFolder) -> Element:

@@ -1,120 +1,57 @@
 """Synthesize: turn what the agent did into preference pairs, without labels and without the environment's reward.
 
-Each trajectory becomes the chosen side of an instruction rewritten to fit it. A rejected side is the same attempt with
-one action changed, or another attempt that came to something else. Both sides are executed again under the rewritten
-task, and a pair counts only if they came to different things.
+Each trajectory becomes the chosen side of an instruction rewritten to fit it, and is set against trajectories that came
+to something else (`negatives.py`). Both sides are executed again under the rewritten task; a judge may be asked; and at
+last all pairs are looked at together (`selection.py`). What does not pass a check is kept with the reason.
 
 Source: ARMAP, automatic data generation; the verification is ours (docs/paper_map.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from random import Random
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple
+
+from pydantic import Field
 
 from armap.engines.local import each
 from armap.errors import RunError
-from armap.prompts import load_prompt
-from armap.protocols import LLM, HindsightWriter, Policy, World
-from armap.seeds import rng_for, stable_hash
+from armap.pipeline.negatives import ORIGINS, Discard, Origin, altered, execute, neighbours, other_attempts
+from armap.pipeline.selection import gives_away, select
+from armap.pipeline.verdicts import PairJudge
+from armap.pipeline.writers import InstructionWriter
+from armap.protocols import Policy, World
+from armap.seeds import rng_for
 from armap.store import RunFolder
-from armap.types import (
-    Action,
-    DiscardedPair,
-    History,
-    Message,
-    PreferencePair,
-    SamplingParams,
-    Task,
-    Trajectory,
-)
+from armap.types import DiscardedPair, PreferencePair, Record, Task, Trajectory, Usage
 
-Origin = Literal["other_outcome", "altered_action"]
-"""The rejected side is another attempt at the same task, or the chosen one with an action changed."""
-
-_ATTEMPTS = 3
+ORACLE = "environment reward"
+"""What establishes the chosen side where the environment's own reward is taken for the label, an ablation."""
+_ORACLE_ORIGIN = "higher_reward"
+_ALTERATIONS = 3
 """Changed actions tried before a pair is given up: many changes come to the same thing in the end."""
 
 
-class InstructionWriter(Protocol):
-    """Writes the task that a trajectory fulfils."""
+class SynthesisSettings(Record):
+    """How preference pairs are made."""
 
-    @property
-    def name(self) -> str:
-        """Who writes, for records."""
-        ...
-
-    async def rewrite(self, trajectory: Trajectory) -> Task | None:
-        """Return the task that `trajectory` fulfils, or None if it came to nothing.
-
-        Raises:
-            LLMError: a language model was asked and gave no answer.
-        """
-        ...
-
-    def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
-        """Say whether two trajectories from the same start came to the same thing."""
-        ...
-
-
-class EnvironmentWriter:
-    """Lets an environment say in its own words what a trajectory achieved."""
-
-    name = "environment"
-
-    def __init__(self, environment: HindsightWriter) -> None:
-        self._environment = environment
-
-    async def rewrite(self, trajectory: Trajectory) -> Task | None:
-        """Return the environment's hindsight task."""
-        return self._environment.hindsight_task(trajectory)
-
-    def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
-        """Compare hindsight tasks."""
-        return self._environment.hindsight_task(a) == self._environment.hindsight_task(b)
-
-
-class LLMWriter:
-    """Has a language model read the trajectory and write the instruction it fulfils.
-
-    Source: ARMAP, instruction refinement.
-    """
-
-    def __init__(self, llm: LLM, *, seed: int) -> None:
-        self.name = llm.name
-        self._llm = llm
-        self._seed = seed
-
-    async def rewrite(self, trajectory: Trajectory) -> Task | None:
-        """Return the task with the instruction the model wrote; None if it wrote nothing."""
-        lines = [line for step in trajectory.steps for line in (step.observation.text, f"Action: {step.action.text}")]
-        log = "\n".join([*lines, trajectory.final_observation.text])
-        messages = [
-            Message(role="system", content=load_prompt("synthesize_hindsight")),
-            Message(role="user", content=f"Original task: {trajectory.task.instruction}\n\n{log}"),
-        ]
-        sampling = SamplingParams(temperature=0.0, max_tokens=96, seed=stable_hash(self._seed, trajectory.id) >> 16)
-        (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
-        written = completion.text.strip().removeprefix("Task:").strip().splitlines()
-        if not written:
-            return None
-        name = f"{trajectory.task.id} ~ {stable_hash(written[0]):016x}"
-        return trajectory.task.model_copy(update={"id": name, "instruction": written[0]})
-
-    def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
-        """Compare the last observations."""
-        return a.final_observation.text == b.final_observation.text
-
-
-class _Discard(Exception):
-    """This pair cannot be made; the message is the reason."""
+    labels: Literal["hindsight", "oracle"] = "hindsight"
+    """`oracle` is an ablation: of two attempts at a task the one that the environment pays more is the chosen one."""
+    origins: tuple[Origin, ...] = ORIGINS
+    """How rejected sides are made."""
+    rejected: int = Field(default=1, gt=0)
+    """Rejected sides of each origin for a chosen one."""
+    verify: bool = True
+    """False is an ablation: sides may come to the same thing, and pairs may be alike."""
 
 
 async def synthesize(
     run: RunFolder,
     *,
+    settings: SynthesisSettings,
     writer: InstructionWriter,
+    judge: PairJudge | None,
     world: World,
     make_policy: Callable[[], Policy],
     evaluation_tasks: Iterable[Task],
@@ -124,40 +61,78 @@ async def synthesize(
 ) -> None:
     """Append to `pairs.jsonl` what can be made of `trajectories.jsonl`, and to `discarded.jsonl` what cannot, and why.
 
+    Pairs that are sound for themselves are kept in `drafts.jsonl` until all can be looked at together.
+
     Args:
         run: the run folder.
+        settings: what is made.
         writer: who writes the instructions.
+        judge: who compares the sides of each pair; nobody does if None.
         world: where both sides are executed.
-        make_policy: makes a policy, which goes on after a changed action.
+        make_policy: makes a policy, which changes actions and goes on after them.
         evaluation_tasks: tasks whose instruction must not occur in a pair.
-        seed: decides what is changed, and against which other attempt a trajectory is set.
+        seed: decides what is changed, and against what a trajectory is set.
         concurrency: how many source tasks are worked on at once.
         on_progress: told how many of how many source tasks are done.
 
     Raises:
         BudgetError: the run may not spend more; what is finished is stored.
     """
-    there = {pair.id for pair in run.read("pairs", PreferencePair)}
+    there = {pair.id for pair in run.read("drafts", PreferencePair)}
     there |= {pair.id for pair in run.read("discarded", DiscardedPair)}
-    forbidden = {task.instruction for task in evaluation_tasks}
+    forbidden = frozenset(task.instruction for task in evaluation_tasks)
     by_source: dict[str, list[Trajectory]] = {}
-    for trajectory in run.read("trajectories", Trajectory):
+    for trajectory in sorted(run.read("trajectories", Trajectory), key=lambda trajectory: trajectory.id):
         by_source.setdefault(trajectory.task.id, []).append(trajectory)
+    makers = {
+        source: _PairMaker(attempts, settings, writer, judge, world, make_policy(), forbidden, seed)
+        for source, attempts in by_source.items()
+    }
+    todo = [source for source, maker in makers.items() if not there.issuperset(maker.names)]
 
-    async def work(source: str) -> None:
-        attempts = sorted(by_source[source], key=lambda trajectory: trajectory.id)
-        maker = _PairMaker(attempts, writer, world, make_policy(), forbidden, seed)
-        for trajectory in attempts:
-            for origin in ("other_outcome", "altered_action"):
-                name = f"{trajectory.id}/{origin}"
-                if name in there:
-                    continue
-                try:
-                    run.append("pairs", await maker.make(name, trajectory, origin))
-                except _Discard as reason:
-                    run.append("discarded", DiscardedPair(id=name, origin=origin, reason=str(reason)))
+    async def write(source: str) -> None:
+        await makers[source].write()
 
-    await each(list(by_source), work, concurrency=concurrency, on_progress=on_progress)
+    async def make(source: str) -> None:
+        async for made in makers[source].make(fulfilled, there):
+            run.append("drafts" if isinstance(made, PreferencePair) else "discarded", made)
+
+    # The nearest neighbour may come from anywhere, so all are written about before any pair is made.
+    writing = list(makers) if todo else []
+    total = len(writing) + len(todo)
+    await each(writing, write, concurrency=concurrency, on_progress=lambda done, _: on_progress(done, total))
+    fulfilled = sorted((one for maker in makers.values() for one in maker.chosen()), key=lambda one: one.id)
+    await each(todo, make, concurrency=concurrency, on_progress=lambda done, _: on_progress(len(writing) + done, total))
+    _select(run, verify=settings.verify, seed=seed)
+
+
+def _select(run: RunFolder, *, verify: bool, seed: int) -> None:
+    """Append the drafts that can be used together to the pairs, and the others to what was discarded.
+
+    It depends on nothing but the drafts, so one that was interrupted goes on as if it had not been.
+    """
+    drafts = run.read("drafts", PreferencePair)
+    pairs, refused = select(drafts, seed=seed) if verify else (sorted(drafts, key=lambda pair: pair.id), {})
+    decided = {pair.id for pair in run.read("pairs", PreferencePair)}
+    decided |= {pair.id for pair in run.read("discarded", DiscardedPair)}
+    for draft in drafts:
+        if draft.id in refused and draft.id not in decided:
+            check, reason = refused[draft.id]
+            run.append(
+                "discarded",
+                DiscardedPair(id=draft.id, origin=draft.origin, check=check, reason=reason, usage=draft.usage),
+            )
+    for pair in pairs:
+        if pair.id not in decided:
+            run.append("pairs", pair)
+
+
+class _Chosen(NamedTuple):
+    """An attempt under the instruction that it fulfils."""
+
+    trajectory: Trajectory
+    writer: str
+    usage: Usage
 
 
 class _PairMaker:
@@ -166,113 +141,196 @@ class _PairMaker:
     def __init__(
         self,
         attempts: Sequence[Trajectory],
+        settings: SynthesisSettings,
         writer: InstructionWriter,
+        judge: PairJudge | None,
         world: World,
         policy: Policy,
-        forbidden: set[str],
+        forbidden: frozenset[str],
         seed: int,
     ) -> None:
         self._attempts = attempts
+        self._settings = settings
         self._writer = writer
+        self._judge = judge
         self._world = world
         self._policy = policy
         self._forbidden = forbidden
         self._seed = seed
+        self._origins = (_ORACLE_ORIGIN,) if settings.labels == "oracle" else settings.origins
+        self._written: dict[str, _Chosen | Discard] = {}
+        self._spent = self._acted = Usage()
 
-    async def make(self, name: str, trajectory: Trajectory, origin: Origin) -> PreferencePair:
-        rng = rng_for(self._seed, "synthesize", name)
+    @property
+    def names(self) -> list[str]:
+        """Return the ids of all pairs that are to be made or discarded."""
+        return [name for attempt in self._attempts for origin in self._origins for name in self._names(attempt, origin)]
+
+    def chosen(self) -> list[Trajectory]:
+        """Return the attempts under the instructions they fulfil."""
+        return [one.trajectory for one in self._written.values() if isinstance(one, _Chosen)]
+
+    async def write(self) -> None:
+        """Write for every attempt the instruction it fulfils."""
+        for attempt in self._attempts:
+            self._spent = Usage()
+            try:
+                self._written[attempt.id] = await self._write(attempt)
+            except Discard as discard:
+                self._written[attempt.id] = discard
+            except RunError as error:
+                self._written[attempt.id] = Discard("failure", f"failed: {type(error).__name__}")
+
+    async def make(
+        self, fulfilled: Sequence[Trajectory], there: set[str]
+    ) -> AsyncIterator[PreferencePair | DiscardedPair]:
+        """Yield a pair, or why there is none, for every id that is not there.
+
+        Args:
+            fulfilled: all trajectories of the run under the instructions they fulfil.
+            there: ids that are decided.
+        """
+        for attempt in self._attempts:
+            written = self._written[attempt.id]
+            self._spent = written.usage if isinstance(written, _Chosen) else Usage()
+            for origin in self._origins:
+                names = self._names(attempt, origin)
+                if there.issuperset(names):
+                    continue
+                async for made in self._make(attempt, written, origin, names, fulfilled):
+                    if made.id not in there:
+                        yield made
+
+    def _names(self, attempt: Trajectory, origin: str) -> list[str]:
+        first = f"{attempt.id}/{origin}"
+        return [first, *(f"{first}/{number}" for number in range(2, self._settings.rejected + 1))]
+
+    async def _write(self, attempt: Trajectory) -> _Chosen:
+        """Return an attempt under the instruction that fits it."""
+        if attempt.failure is not None:
+            raise Discard("attempt", "the attempt was failed")
+        if next(other for other in self._attempts if other.actions == attempt.actions).id != attempt.id:
+            raise Discard("attempt", "the same attempt again")
+        if self._settings.labels == "oracle":
+            return _Chosen(attempt, "task", Usage())
+        task, usage = await self._writer.rewrite(attempt)
+        if task is None:
+            raise Discard("attempt", "the attempt came to nothing")
+        if task.instruction in self._forbidden:
+            raise Discard("instruction", "the instruction is an evaluation task")
+        if self._writer.may_leak and gives_away(task.instruction, attempt.task.instruction, attempt.actions):
+            raise Discard("instruction", "the instruction gives an action away")
+        chosen = await execute(self._world, task, [step.action for step in attempt.steps])
+        if (chosen.final_observation, chosen.stop_reason) != (attempt.final_observation, attempt.stop_reason):
+            raise Discard("outcome", "the attempt did not repeat")
+        return _Chosen(chosen.model_copy(update={"id": attempt.id}), self._writer.name, usage)
+
+    async def _make(
+        self,
+        attempt: Trajectory,
+        written: _Chosen | Discard,
+        origin: str,
+        names: Sequence[str],
+        fulfilled: Sequence[Trajectory],
+    ) -> AsyncIterator[PreferencePair | DiscardedPair]:
+        """Yield a record for each of the names."""
+        waiting = list(names)
         try:
-            chosen = await self._chosen(trajectory)
-            if origin == "other_outcome":
-                rejected = await self._other_outcome(chosen, trajectory, rng)
-            else:
-                rejected = await self._altered_action(chosen, rng)
+            if isinstance(written, Discard):
+                raise written
+            rng = rng_for(self._seed, "synthesize", attempt.id, origin)
+            async for rejected in self._rejected(attempt, written.trajectory, origin, rng, fulfilled):
+                name = waiting.pop(0)
+                yield await self._judged(self._pair(name, written, rejected, origin, attempt.task.id))
+                if not waiting:
+                    return
+            raise Discard("outcome", _NOTHING_ELSE[origin])
+        except Discard as discard:
+            for name in waiting:
+                yield self._discarded(name, origin, discard)
         except RunError as error:
-            raise _Discard(f"failed: {type(error).__name__}") from error
+            for name in waiting:
+                yield self._discarded(name, origin, Discard("failure", f"failed: {type(error).__name__}"))
+
+    async def _rejected(
+        self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, fulfilled: Sequence[Trajectory]
+    ) -> AsyncIterator[Trajectory]:
+        """Yield trajectories under the chosen one's task that came to something else, each once."""
+        if origin == _ORACLE_ORIGIN:
+            for other in other_attempts(chosen, self._attempts, rng):
+                if other.env_reward < attempt.env_reward:
+                    yield other
+            return
+        found: set[tuple[str, ...]] = set()
+        async for one in self._tried(attempt, chosen, origin, rng, fulfilled):
+            if one.actions not in found and not (self._settings.verify and self._writer.same_outcome(one, chosen)):
+                found.add(one.actions)
+                yield one
+
+    async def _tried(
+        self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, fulfilled: Sequence[Trajectory]
+    ) -> AsyncIterator[Trajectory]:
+        """Yield trajectories under the chosen one's task, whatever they came to."""
+        if origin == "altered_action":
+            for _ in range(_ALTERATIONS * self._settings.rejected):
+                changed = await altered(self._world, self._policy, chosen, rng)
+                if changed is not None:
+                    yield changed
+            return
+        if origin == "other_outcome":
+            # Those that came to the same thing as the attempt need not be executed to find that out.
+            others = other_attempts(chosen, self._attempts, rng)
+            others = [one for one in others if not (self._settings.verify and self._writer.same_outcome(one, attempt))]
+        else:
+            others = list(neighbours(chosen, fulfilled))
+        for other in others:
+            try:
+                yield await execute(self._world, chosen.task, [step.action for step in other.steps])
+            except Discard:
+                continue
+
+    def _pair(
+        self, name: str, chosen: _Chosen, rejected: Trajectory, origin: str, source_task_id: str
+    ) -> PreferencePair:
+        verified_by = "execution" if self._settings.verify else "nothing"
         return PreferencePair(
             id=name,
-            task=chosen.task,
-            chosen=chosen.model_copy(update={"id": f"{name}/chosen"}),
+            task=chosen.trajectory.task,
+            chosen=chosen.trajectory.model_copy(update={"id": f"{name}/chosen"}),
             rejected=rejected.model_copy(update={"id": f"{name}/rejected"}),
-            source_task_id=trajectory.task.id,
+            source_task_id=source_task_id,
             origin=origin,
-            instruction_writer=self._writer.name,
-            verified_by="execution",
+            instruction_writer=chosen.writer,
+            verified_by=ORACLE if origin == _ORACLE_ORIGIN else verified_by,
         )
 
-    async def _chosen(self, trajectory: Trajectory) -> Trajectory:
-        """Return the attempt under the instruction that fits it."""
-        if trajectory.stop_reason != "terminated":
-            raise _Discard(f"the attempt was {trajectory.stop_reason}")
-        first = next(other for other in self._attempts if other.actions == trajectory.actions)
-        if first.id != trajectory.id:
-            raise _Discard("the same attempt again")
-        task = await self._writer.rewrite(trajectory)
-        if task is None:
-            raise _Discard("the attempt came to nothing")
-        if task.instruction in self._forbidden:
-            raise _Discard("the instruction is an evaluation task")
-        chosen = await self._execute(task, [step.action for step in trajectory.steps])
-        if chosen.final_observation != trajectory.final_observation or chosen.stop_reason != "terminated":
-            raise _Discard("the attempt did not repeat")
-        return chosen
+    async def _judged(self, pair: PreferencePair) -> PreferencePair | DiscardedPair:
+        """Return a pair with what the judge says and what it cost, or why it is no pair."""
+        if self._judge is not None:
+            try:
+                verdict = await self._judge.compare(pair.chosen, pair.rejected)
+            except RunError as error:
+                return self._discarded(pair.id, pair.origin, Discard("failure", f"failed: {type(error).__name__}"))
+            self._spent += verdict.usage
+            if verdict.preferred != (True, True):
+                says = "contradicts itself" if any(verdict.preferred) else "prefers the rejected side"
+                return self._discarded(pair.id, pair.origin, Discard("judge", f"the judge {says}"))
+            pair = pair.model_copy(update={"judge": self._judge.name})
+        return pair.model_copy(update={"usage": self._take()})
 
-    async def _other_outcome(self, chosen: Trajectory, trajectory: Trajectory, rng: Random) -> Trajectory:
-        """Return another attempt at the source task that came to something else, under the chosen one's task."""
-        others = [
-            other
-            for other in self._attempts
-            if other.failure is None and not self._writer.same_outcome(other, trajectory)
-        ]
-        if not others:
-            raise _Discard("no attempt came to anything else")
-        rejected = await self._execute(chosen.task, [step.action for step in rng.choice(others).steps])
-        if self._writer.same_outcome(chosen, rejected):
-            raise _Discard("both sides came to the same thing")
-        return rejected
+    def _discarded(self, name: str, origin: str, discard: Discard) -> DiscardedPair:
+        return DiscardedPair(id=name, origin=origin, check=discard.check, reason=discard.reason, usage=self._take())
 
-    async def _altered_action(self, chosen: Trajectory, rng: Random) -> Trajectory:
-        """Return the chosen attempt with one action changed and whatever the policy does after it."""
-        for _ in range(_ATTEMPTS):
-            at = rng.randrange(len(chosen.steps))
-            action = await self._another_action(chosen, at, rng)
-            if action is None:
-                continue
-            altered = await self._execute(
-                chosen.task, [*(step.action for step in chosen.steps[:at]), action], continue_rng=rng
-            )
-            if not self._writer.same_outcome(altered, chosen):
-                return altered
-        raise _Discard("no changed action came to anything else")
+    def _take(self) -> Usage:
+        """Return what was spent since it was asked last, by whoever was asked."""
+        acted = self._policy.usage
+        taken, self._spent, self._acted = self._spent + (acted - self._acted), Usage(), acted
+        return taken
 
-    async def _another_action(self, chosen: Trajectory, at: int, rng: Random) -> Action | None:
-        """Return an action other than the one taken at step `at`: a legal one, or else one the policy proposes."""
-        step = chosen.steps[at]
-        legal = step.observation.actions
-        if legal is None:
-            history = History(task=chosen.task, steps=chosen.steps[:at], observation=step.observation)
-            legal = tuple(action.text for action in await self._policy.propose(history, n=4, rng=rng))
-        others = [text for text in legal if text != step.action.text]
-        return Action(text=rng.choice(others)) if others else None
 
-    async def _execute(
-        self, task: Task, actions: Sequence[Action], *, continue_rng: Random | None = None
-    ) -> Trajectory:
-        """Do `actions` under `task`, then let the policy go on if it may, until the world ends the trajectory."""
-        history = await self._world.start(task)
-        for action in actions:
-            if history.stop_reason is None:
-                history = await self._world.advance(history, action)
-        while history.stop_reason is None:
-            if continue_rng is None:
-                raise _Discard("the attempt did not repeat")
-            (action, *_) = await self._policy.propose(history, n=1, rng=continue_rng)
-            history = await self._world.advance(history, action)
-        return Trajectory(
-            id=task.id,
-            task=task,
-            steps=history.steps,
-            final_observation=history.observation,
-            stop_reason=history.stop_reason,
-            metrics=history.metrics,
-        )
+_NOTHING_ELSE = {
+    "other_outcome": "no attempt came to anything else",
+    "altered_action": "no changed action came to anything else",
+    "near_neighbour": "nothing that fulfils a like instruction came to anything else",
+    _ORACLE_ORIGIN: "no attempt was paid less",
+}

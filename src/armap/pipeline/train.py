@@ -9,6 +9,7 @@ from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
+from armap.pipeline.model_card import MadeFrom, model_card
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
 from armap.seeds import rng_for
@@ -73,7 +74,9 @@ async def train(
     run: RunFolder,
     *,
     fit: Fit,
+    describe: Callable[[], MadeFrom],
     heldout_share: float,
+    train_share: float,
     unfinished: int,
     seed: int,
     on_point: Callable[[TrainingPoint], None],
@@ -85,7 +88,9 @@ async def train(
     Args:
         run: the run folder.
         fit: fits a reward model.
+        describe: says what it grows from, for its card; asked once there is something to describe.
         heldout_share: share of the source tasks whose pairs are held out.
+        train_share: share of the other source tasks that are learned from.
         unfinished: how many beginnings of each pair are learned from too; see `unfinished_pairs`.
         seed: decides every draw.
         on_point: told of every step.
@@ -97,7 +102,7 @@ async def train(
         ConfigError: there are too few pairs.
     """
     folder = run.path / REWARD_MODEL_FOLDER
-    training, heldout = _read_split(run, heldout_share, seed)
+    training, heldout = _read_split(run, heldout_share, train_share, seed)
     if folder.exists():
         return None
     logged = max((point.step for point in run.read("training", TrainingPoint)), default=0)
@@ -114,8 +119,12 @@ async def train(
     draft = run.path / f".{REWARD_MODEL_FOLDER}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     model.save(draft)
-    (draft / CALIBRATION_FILE).write_text(fit_calibration(scored).model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (draft / "README.md").write_text(_model_card(model.name, len(training), scored), encoding="utf-8")
+    calibration = fit_calibration(scored).model_copy(
+        update={"labelled_by": tuple(sorted({pair.verified_by for pair in training}))}
+    )
+    (draft / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    card = model_card(model.name, describe(), training=training, heldout=heldout, scored=scored)
+    (draft / "README.md").write_text(card, encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)
     return model
@@ -126,22 +135,29 @@ async def help_train(
     *,
     fit: Fit,
     heldout_share: float,
+    train_share: float,
     unfinished: int,
     seed: int,
     on_point: Callable[[TrainingPoint], None],
 ) -> None:
     """Take part in a fit that spans several processes, of which another one does `train` and writes everything."""
-    training, heldout = _read_split(run, heldout_share, seed)
+    training, heldout = _read_split(run, heldout_share, train_share, seed)
     if not (run.path / REWARD_MODEL_FOLDER).exists():
         fit(
             _with_beginnings(training, unfinished, seed), _with_beginnings(heldout, unfinished, seed), on_point=on_point
         )
 
 
-def _read_split(run: RunFolder, heldout_share: float, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
+def _read_split(
+    run: RunFolder, heldout_share: float, train_share: float, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
     # In the order of their ids, as records of concurrent tasks come in any order.
     pairs = sorted(run.read("pairs", PreferencePair), key=lambda pair: pair.id)
-    return split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    training, heldout = split_pairs(pairs, heldout_share=heldout_share, seed=seed)
+    sources = sorted({pair.source_task_id for pair in training})
+    rng_for(seed, "train share").shuffle(sources)
+    learned = set(sources[: max(1, round(len(sources) * train_share))])
+    return [pair for pair in training if pair.source_task_id in learned], heldout
 
 
 def _with_beginnings(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
@@ -165,25 +181,3 @@ async def _score_heldout(run: RunFolder, model: RewardModel, heldout: Sequence[P
         if score.pair_id not in there:
             run.append("heldout", score)
     return scored
-
-
-def _model_card(name: str, training_pairs: int, scored: Sequence[HeldoutScore]) -> str:
-    accuracy = sum(score.chosen > score.rejected for score in scored) / len(scored)
-    return f"""---
-library_name: transformers
-pipeline_tag: text-classification
-tags: [reward-model, agents]
----
-
-# Trajectory reward model
-
-Scores how well an agent's trajectory fulfils its instruction. Higher is better; scores have no unit and compare only
-trajectories of one task. Trained by `armap train` from {name}.
-
-- Data: {training_pairs} preference pairs made from the agent's own trajectories: instructions rewritten to fit what
-  happened, rejected trajectories executed and found to come to something else. No human labels and no rewards of the
-  environment.
-- Held-out pairwise accuracy: {accuracy:.3f} on {len(scored)} pairs of source tasks that were not trained on.
-- Intended use: choosing among trajectories of the environment it was trained for, through `armap plan`.
-- Limits: it knows that environment only, and text in observations can mislead it.
-"""

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from armap.errors import RunError
-from armap.planners.rollouts import FailedRollout, advance, failed, said
+from armap.planners.rollouts import FailedRollout, failed
 from armap.planners.search import Search
+from armap.planners.tree import Edge, Node, record
 from armap.protocols import Policy, RewardModel, World
-from armap.seeds import rng_for
-from armap.types import Action, Failure, History, Record, SearchBudget, SearchResult, SearchTree, Task, Trajectory
+from armap.seeds import LateRandom
+from armap.types import Action, History, Record, SearchBudget, SearchResult, Task
 
 T = TypeVar("T")
-
-_DIGITS = 6
-"""Significant digits of numbers in a recorded tree, which may have a hundred thousand nodes."""
 
 
 class MCTS(Record):
@@ -31,8 +28,8 @@ class MCTS(Record):
     was never tried there. From then on it follows the policy: to the end, where the reward model judges the trajectory,
     or one step, where it judges the state as it is. What it sees on the way stays in the tree, so no state is asked for
     actions twice. States reached by different orders of actions are one node where the environment can name its
-    states, and what has been tried to the end is closed, so every simulation brings a new trajectory. The simulations
-    of a wave go down together; each lowers the value of its way meanwhile (virtual loss), so that they part.
+    states, and what has been tried to the end is closed, so every simulation brings a new trajectory. Several
+    simulations are under way at a time; each lowers the value of its way meanwhile (virtual loss), so that they part.
 
     Source: ARMAP, MCTS (`paper` gives the released constants); PUCT: Silver et al., 2017; progressive widening:
     Couëtoux et al., 2011; normalised values: Schrittwieser et al., 2020.
@@ -84,113 +81,73 @@ class MCTS(Record):
     ) -> SearchResult:
         """Search for `task`; see `armap.protocols.Planner`."""
         search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
-        tree = _Tree(self, search, await world.start(task))
+        tree = _Growth(self, search, await world.start(task))
         await tree.grow()
         if not search.has_answer:
             await tree.finish()
-        return await search.best(tree=tree.record())
+        return await search.best(tree=record(tree.root))
 
 
-@dataclass(slots=True, eq=False)
-class _Node:
-    """A state."""
-
-    history: History
-    closed: bool
-    """Whether nothing new can be found from here on."""
-    edges: list[_Edge] = field(default_factory=list)
-    """The actions proposed here, the most often proposed first, and of equals the earlier one."""
-    first: _Edge | None = None
-    """The action proposed before all others."""
-    drawn: int = 0
-    """Proposals made here."""
-    requests: int = 0
-    """How often it was asked."""
-    complete: bool = False
-    """Whether asking it again would bring nothing new."""
-    visits: int = 0
-    total: float = 0.0
-    """Sum of what its visits came to."""
-    waiting: int = 0
-    """Simulations that went through and are not back."""
-    score: float | None = None
-    """What the reward model says of the state itself."""
-
-    @property
-    def value(self) -> float | None:
-        """What is known of it: the mean of what was found behind it, or else its own score."""
-        return self.total / self.visits if self.visits else self.score
-
-
-@dataclass(slots=True, eq=False)
-class _Edge:
-    """An action at a state."""
-
-    parent: _Node
-    action: Action
-    drawn: int = 0
-    """How often it was proposed."""
-    child: _Node | None = None
-    broken: Failure | None = None
-    visits: int = 0
-    total: float = 0.0
-    best: float = -math.inf
-    waiting: int = 0
-
-    @property
-    def closed(self) -> bool:
-        return self.child.closed if self.child is not None else self.broken is not None
-
-    @property
-    def ends_task(self) -> bool:
-        return self.child is not None and self.child.history.stop_reason is not None
-
-    @property
-    def taken(self) -> bool:
-        """Whether a simulation is about to execute it for the first time."""
-        return self.waiting > 0 and self.child is None and self.broken is None
-
-
-@dataclass(slots=True, eq=False)
 class _Simulation:
-    """One simulation on its way."""
+    """One simulation on its way.
 
-    node: _Node
-    way: list[_Edge] = field(default_factory=list)
-    first_new: int | None = None
-    """Place in the way of the first action that nobody had tried."""
-    over: bool = False
-    end: Trajectory | None = None
-    """What it tried, if it came to an end of the task or to a failure."""
+    Attributes:
+        node: the state it has come to.
+        way: the actions that led there, and the one it is about to execute, if any.
+        first_new: place in the way of the first action that nobody had tried.
+        over: whether it goes no further.
+        end: where it ended, if that is an end of the task or a failure.
+    """
+
+    __slots__ = ("end", "first_new", "node", "over", "way")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.way: list[Edge] = []
+        self.first_new: int | None = None
+        self.over = False
+        self.end: History | FailedRollout | None = None
 
 
-class _Tree:
+class _Growth:
     """The tree while it grows."""
 
     def __init__(self, settings: MCTS, search: Search, start: History) -> None:
         self._settings = settings
         self._search = search
-        self._root = _Node(start, closed=start.stop_reason is not None)
-        self._named: dict[tuple[int, str], _Node] = {}
+        self.root = Node(start)
+        self._named: dict[tuple[int, str], Node] = {}
         self._low, self._high = math.inf, -math.inf
         self._good_enough = False
 
     async def grow(self) -> None:
         """Run simulations until there are enough, the budget is spent or nothing is left to try."""
         left = self._settings.num_simulations
-        while not (self._good_enough or self._root.closed or self._search.spent()):
-            wave = [_Simulation(self._root) for _ in range(self._search.room(min(left, self._settings.wave)))]
-            if not wave:
+        under_way: list[_Simulation] = []
+        in_vain = False
+        while True:
+            free = min(left, self._settings.wave) - len(under_way)
+            # Where one found nothing to do, another would not either before the others have come further.
+            sets_out = free > 0 and not (in_vain and under_way)
+            if sets_out and not (self._good_enough or self.root.closed or self._search.spent()):
+                room = self._search.room(len(under_way) + free) - len(under_way)
+                under_way += [_Simulation(self.root) for _ in range(room)]
+            if not under_way:
                 return
-            while under_way := [one for one in wave if not one.over]:
-                await self._go_on(under_way)
-            await self._learn(wave)
-            # One that found its way closed tried nothing, and closed something.
-            left -= sum(one.first_new is not None or one.end is not None for one in wave)
+            await (self._go_on(under_way) if len(under_way) > 1 else self._go_alone(under_way[0]))
+            back = [one for one in under_way if one.over]
+            in_vain = False
+            if back:
+                under_way = [one for one in under_way if not one.over]
+                await self._learn(back)
+                # One that found its way closed tried nothing, and closed something.
+                tried = sum(one.first_new is not None or one.end is not None for one in back)
+                in_vain = tried < len(back)
+                left -= tried
 
     async def finish(self) -> None:
         """Let the policy bring the most visited way to an end, where no simulation did."""
-        node = self._root
+        node = self.root
         while tried := [edge for edge in node.edges if edge.child is not None and not edge.closed]:
             edge = max(tried, key=lambda edge: (edge.visits, edge.best))
             assert edge.child is not None
@@ -202,67 +159,94 @@ class _Tree:
     # Down
 
     async def _go_on(self, under_way: Sequence[_Simulation]) -> None:
-        """Bring every simulation one request or one action further.
+        """Bring simulations further: those that can act, all together, or else all by a request.
 
-        All ask together and all act together, and what comes of it is entered in their order, so that it does not
-        matter whose answer comes first.
+        Nobody asks before everybody must, so that as many requests as possible are on their way at once. What comes of
+        it is entered in their order, so that it does not matter whose answer comes first.
         """
         asking: list[_Simulation] = []
         acting: list[_Simulation] = []
         for one in under_way:
-            (acting if self._descend(one) else asking).append(one)
-        await self._ask([one for one in asking if not one.over])
-        states = await _together([advance(one.node.history, one.way[-1].action, self._search.world) for one in acting])
-        for one, state in zip(acting, states, strict=True):
-            self._enter(one, state)
+            if self._descend(one):
+                acting.append(one)
+            elif not one.over:
+                asking.append(one)
+        if acting:
+            advance = self._search.world.advance
+            outcomes = await _together([advance(one.node.history, one.way[-1].action) for one in acting])
+            for one, outcome in zip(acting, outcomes, strict=True):
+                self._enter(one, outcome)
+        elif len(asking) == len(under_way):
+            await self._ask(asking)
+
+    async def _go_alone(self, one: _Simulation) -> None:
+        """Bring a simulation to its end, where no other is under way.
+
+        It does what `_go_on` does, without the detours that several need and a free world would feel.
+        """
+        advance, may_ask = self._search.world.advance, self._search.may_ask
+        while not one.over:
+            if self._descend(one):
+                self._enter(one, await _outcome(advance(one.node.history, one.way[-1].action)))
+            elif not one.over and may_ask():
+                self._hear(one, await _outcome(self._proposals(one.node)))
+            else:
+                one.over = True
 
     def _descend(self, one: _Simulation) -> bool:
         """Go down through what is known. True: to an action to execute. Otherwise to a state to ask about, or over."""
-        while not one.node.closed:
-            if not one.node.requests:
+        node = one.node
+        while not (one.over or node.closed):
+            if not node.requests:
                 return False
-            edge = self._choose(one.node)
+            edge = self._choose(node)
             if edge is None:
                 break
             edge.waiting += 1
-            edge.parent.waiting += 1
+            node.waiting += 1
             one.way.append(edge)
             if edge.child is None:
                 return True
-            one.node = edge.child
-        # Where another one of the wave is about to try the last action, asking for more would be rash.
-        one.over = one.node.closed or one.node.complete or any(edge.taken for edge in one.node.edges)
+            one.node = node = edge.child
+        # Where another one is about to try the last action, asking for more would be rash.
+        one.over |= node.closed or node.complete or any(edge.taken for edge in node.edges)
         return False
 
-    def _choose(self, node: _Node) -> _Edge | None:
+    def _choose(self, node: Node) -> Edge | None:
         """Return the action to try or to follow; None if there is none, for now or for good."""
-        open_edges = [edge for edge in node.edges if not edge.closed]
         passed = node.visits + node.waiting
-        if not passed and node.first is not None:
+        settings = self._settings
+        if not passed and node.untried:
             # Here the policy leads.
-            led = not (self._settings.greedy_rollouts or node.first.closed)
-            return node.first if led else next(iter(open_edges), None)
-        if self._settings.widening is not None:
-            open_edges = open_edges[: math.ceil(self._settings.widening * math.sqrt(passed + 1))]
+            return node.attempt(node.untried[0] if settings.greedy_rollouts or node.first is None else node.first)
+        open_edges = [edge for edge in node.edges if not edge.closed]
         free = [edge for edge in open_edges if not edge.taken]
-        return max(free, key=self._promise(node, passed)) if len(free) > 1 else next(iter(free), None)
+        widens = node.untried and (
+            settings.widening is None or len(open_edges) < settings.widening * math.sqrt(passed + 1)
+        )
+        if len(free) + bool(widens) < 2:
+            return node.attempt(node.untried[0]) if widens else free[0] if free else None
+        promise, untried = self._promise(node, passed)
+        best = max(free, key=promise)
+        return node.attempt(node.untried[0]) if widens and untried >= promise(best) else best
 
-    def _promise(self, node: _Node, passed: int) -> Callable[[_Edge], float]:
-        """Return how promising an action at a state is: its value and how little is known of it."""
+    def _promise(self, node: Node, passed: int) -> tuple[Callable[[Edge], float], float]:
+        """Return how promising a tried action at a state is, by its value and how little is known of it.
+
+        And besides, how promising the next untried one is.
+        """
         settings = self._settings
         if settings.selection == "uct":
-            curiosity = settings.exploration * math.sqrt(math.log(passed + 1))
-            return lambda edge: (edge.best if edge.visits else 0.0) + curiosity / (1 + edge.visits + edge.waiting)
-        curiosity = settings.exploration * math.sqrt(passed) / node.drawn
+            unseen = settings.exploration * math.sqrt(math.log(passed + 1))
+            return lambda edge: (edge.best if edge.visits else 0.0) + unseen / (1 + edge.visits + edge.waiting), unseen
+        curiosity = settings.exploration * math.sqrt(passed) / node.proposals
         low, span = self._low, self._high - self._low
         best = settings.backup == "max"
         # Nothing is known of an untried one: as good as what was tried beside it.
         usual = (node.total / node.visits - low) / span if node.visits and span > 0 else 0.5
 
-        def promise(edge: _Edge) -> float:
+        def promise(edge: Edge) -> float:
             seen = edge.visits + edge.waiting
-            if not seen:
-                return usual + curiosity * edge.drawn
             value = 0.0
             if edge.visits:
                 # From 0 to 1; simulations under way count as the worst there is.
@@ -270,58 +254,56 @@ class _Tree:
                 value = ((found - low) / span if span > 0 else 0.5) * edge.visits / seen
             return value + curiosity * edge.drawn / (1 + seen)
 
-        return promise
+        return promise, usual + curiosity * (node.drawn[node.untried[0].text] if node.untried else 0)
 
     # There
 
     async def _ask(self, asking: Sequence[_Simulation]) -> None:
         """Let the policy propose actions at the states where simulations stand, as far as the budget allows."""
-        there: dict[_Node, _Simulation] = {}
+        there: dict[Node, _Simulation] = {}
         for one in asking:
             there.setdefault(one.node, one)
         # In the order of their beginnings, so that a server finds what it computed for the neighbour.
-        nodes = sorted(there, key=lambda node: said(node.history)) if len(there) > 1 else list(there)
+        nodes = sorted(there, key=lambda node: node.said) if len(there) > 1 else [asking[0].node]
         nodes = [node for node in nodes if self._search.may_ask()]
-        answers = await _together([self._propose(node) for node in nodes])
-        for one in asking:
-            one.over = one.node not in nodes
-        for node, proposed in zip(nodes, answers, strict=True):
-            known = len(node.edges)
-            node.requests += 1
-            if isinstance(proposed, FailedRollout):
-                # One trajectory ended here; whoever else stands here may know of another way.
-                one = there[node]
-                one.over, one.end = True, self._search.trajectory(proposed)
-            else:
-                _add_proposals(node, proposed)
-            legal = node.history.observation.actions
-            node.complete = len(node.edges) == known or (legal is not None and len(node.edges) >= len(legal))
+        if len(nodes) < len(there):
+            for one in asking:
+                one.over = one.node not in nodes
+            if not nodes:
+                return
+        answers = await _together([self._proposals(node) for node in nodes])
+        for node, answer in zip(nodes, answers, strict=True):
+            # Where it fails, one trajectory ended; whoever else stands here may know of another way.
+            self._hear(there[node], answer)
 
-    async def _propose(self, node: _Node) -> list[Action] | FailedRollout:
-        rng = rng_for(self._search.seed, "propose", node.requests, *said(node.history))
-        try:
-            return await self._search.policy.propose(node.history, n=self._settings.proposals, rng=rng)
-        except RunError as error:
-            return failed(node.history, error)
+    def _hear(self, one: _Simulation, answer: list[Action] | RunError) -> None:
+        """Enter in the tree what the policy proposed where a simulation stands."""
+        if isinstance(answer, RunError):
+            one.over, one.end = True, failed(one.node.history, answer)
+        one.node.hear([] if isinstance(answer, RunError) else answer)
 
-    def _enter(self, one: _Simulation, state: History | FailedRollout) -> None:
+    def _proposals(self, node: Node) -> Coroutine[Any, Any, list[Action]]:
+        rng = LateRandom(self._search.seed, "propose", node.requests, *node.said)
+        return self._search.policy.propose(node.history, n=self._settings.proposals, rng=rng)
+
+    def _enter(self, one: _Simulation, outcome: History | RunError) -> None:
         """Enter in the tree what an action led to."""
         edge = one.way[-1]
         if one.first_new is None:
             one.first_new = len(one.way) - 1
-        if isinstance(state, FailedRollout):
-            edge.broken = state.failure
-            one.over, one.end = True, self._search.trajectory(state)
+        if isinstance(outcome, RunError):
+            one.over, one.end = True, failed(one.node.history, outcome)
+            edge.broken = one.end.failure
             return
-        one.node = edge.child = self._node(state)
-        if state.stop_reason is not None:
-            one.over, one.end = True, self._search.trajectory(state)
+        one.node = edge.child = self._node(outcome, edge)
+        if outcome.stop_reason is not None:
+            one.over, one.end = True, outcome
         elif self._settings.leaf == "value":
             one.over = True
 
-    def _node(self, history: History) -> _Node:
+    def _node(self, history: History, edge: Edge) -> Node:
         """Return the node of a state: a known one if it was reached before in as many steps."""
-        node = _Node(history, closed=history.stop_reason is not None)
+        node = Node(history, edge)
         # Ends are all kept apart, since the reward model judges the way too.
         name = None if node.closed else self._search.world.state_of(history)
         # Only in as many steps: a state that can be come back to would make the tree a circle.
@@ -329,22 +311,23 @@ class _Tree:
 
     # Back up
 
-    async def _learn(self, wave: Sequence[_Simulation]) -> None:
+    async def _learn(self, back: Sequence[_Simulation]) -> None:
         """Score what was found, all at once, and back it up in the order of the simulations."""
-        ends = [one.end for one in wave if one.end is not None]
-        states: list[_Node] = []
+        ended = [one.end for one in back if one.end is not None]
+        ends = [self._search.trajectory(state, place) for place, state in enumerate(ended)]
+        states: list[Node] = []
         if self._settings.leaf != "rollout":
-            new = (one.way[one.first_new].child for one in wave if one.first_new is not None)
+            new = (one.way[one.first_new].child for one in back if one.first_new is not None)
             states = [node for node in dict.fromkeys(new) if node and node.score is None and not node.closed]
         scores = await self._search.score([*ends, *(self._search.trajectory(node.history) for node in states)])
         for node, score in zip(states, scores[len(ends) :], strict=True):
             node.score = score
-        remaining = iter(scores)
-        for one in wave:
+        found = zip(ends, scores, strict=False)
+        for one in back:
             score = None
             if one.end is not None:
-                score = next(remaining)
-                self._search.keep(one.end, score)
+                trajectory, score = next(found)
+                self._search.keep(trajectory, score)
                 if one.node.history.stop_reason is not None:
                     one.node.score = score
                 stop = self._settings.stop_score
@@ -364,72 +347,40 @@ class _Tree:
 
     def _back_up(self, one: _Simulation, value: float | None) -> None:
         """Enter along its way what a simulation came to, and close what has been tried to the end."""
-        one.node.closed |= one.node.complete and all(edge.closed for edge in one.node.edges)
+        one.node.close_if_done()
         for place in reversed(range(len(one.way))):
             edge = one.way[place]
             node = edge.parent
             edge.waiting -= 1
             node.waiting -= 1
-            if edge.closed and node.complete:
-                node.closed = all(other.closed for other in node.edges)
+            if edge.closed:
+                node.close_if_done()
             if value is None or one.first_new is None:
                 continue
             # Source: ARMAP's released code discounts every step in the tree but one that ends the task, and a rollout
             # once as a whole.
             if place < one.first_new or (place == one.first_new and not edge.ends_task):
                 value *= self._settings.discount
-            self._low, self._high = min(self._low, value), max(self._high, value)
+            if value < self._low:
+                self._low = value
+            if value > self._high:
+                self._high = value
+            if value > edge.best:
+                edge.best = value
             edge.visits += 1
             edge.total += value
-            edge.best = max(edge.best, value)
             node.visits += 1
             node.total += value
 
-    def record(self) -> SearchTree:
-        """Return the tree as a record, parents before children; what was proposed and never tried is left out."""
-        numbers = {self._root: 0}
-        edges: list[_Edge] = []
-        waiting = [self._root]
-        for node in waiting:
-            for edge in node.edges:
-                if edge.child is None and edge.broken is None:
-                    continue
-                edges.append(edge)
-                if edge.child is not None and edge.child not in numbers:
-                    numbers[edge.child] = len(edges)
-                    waiting.append(edge.child)
-        return SearchTree(
-            parents=(-1, *(numbers[edge.parent] for edge in edges)),
-            actions=("", *(edge.action.text for edge in edges)),
-            priors=(1.0, *(round(edge.drawn / edge.parent.drawn, _DIGITS) for edge in edges)),
-            visits=(self._root.visits, *(edge.visits for edge in edges)),
-            values=(
-                _rounded(self._root.value),
-                *(_rounded(edge.total / edge.visits if edge.visits else None) for edge in edges),
-            ),
-            scores=(
-                _rounded(self._root.score),
-                *(_rounded(edge.child.score if edge.child else None) for edge in edges),
-            ),
-            failures={number: edge.broken for number, edge in enumerate(edges, 1) if edge.broken},
-        )
 
-
-def _add_proposals(node: _Node, proposed: Sequence[Action]) -> None:
-    """Enter in a node what the policy proposed there, each action once."""
-    edges = {edge.action.text: edge for edge in node.edges}
-    for action in proposed:
-        edge = edges.setdefault(action.text, _Edge(node, action))
-        edge.drawn += 1
-    node.first = node.first or next(iter(edges.values()))
-    node.drawn += len(proposed)
-    node.edges = sorted(edges.values(), key=lambda edge: -edge.drawn)
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T | RunError]:
     """Do everything at the same time; a single thing without the detour of a task, which a free world would feel."""
-    return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
+    return [await _outcome(work[0])] if len(work) == 1 else await asyncio.gather(*map(_outcome, work))
 
 
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else float(f"{number:.{_DIGITS}g}")
+async def _outcome(work: Coroutine[Any, Any, T]) -> T | RunError:
+    """Return what comes of something, or what went wrong with it."""
+    try:
+        return await work
+    except RunError as error:
+        return error

@@ -109,7 +109,12 @@ def said(history: History) -> tuple[str, ...]:
 
     Thoughts count: a policy may show them to its model, and each trajectory keeps its own.
     """
-    return tuple("\n".join(filter(None, (step.action.thought, step.action.text))) for step in history.steps)
+    return tuple([words(step.action) for step in history.steps])
+
+
+def words(action: Action) -> str:
+    """Return what the agent said at a step."""
+    return f"{action.thought}\n{action.text}" if action.thought else action.text
 
 
 async def _expand(
@@ -153,6 +158,6 @@ def as_trajectory(name: str, state: History | FailedRollout) -> Trajectory:
         steps=history.steps,
         final_observation=history.observation,
         stop_reason="failed" if failure else history.stop_reason or "truncated",
-        metrics=history.metrics,
+        metrics=dict(history.metrics),
         failure=failure,
     )

@@ -69,6 +69,8 @@ class Search:
 
     def spent(self) -> bool:
         """Say whether the budget allows no further request to the policy."""
+        if not self._is_limited:
+            return False
         budget, used = self._budget, self.policy.usage
         # A request that is under way, or failed, is one that was made.
         return any(
@@ -83,7 +85,7 @@ class Search:
 
     def may_ask(self) -> bool:
         """Say whether one more request to the policy is within the budget, and count it if it is."""
-        allowed = not self.spent()
+        allowed = not (self._is_limited and self.spent())
         self._asked += allowed
         return allowed
 
@@ -130,8 +132,10 @@ class Search:
 
     def keep(self, trajectory: Trajectory, score: float | None) -> int:
         """Make a trajectory a candidate and return its place among them."""
-        renamed = trajectory.model_copy(update={"id": f"{self.task.id}#{len(self.candidates)}"})
-        self.candidates.append(Candidate(trajectory=renamed, score=score))
+        name = self._name(0)
+        if trajectory.id != name:
+            trajectory = trajectory.model_copy(update={"id": name})
+        self.candidates.append(Candidate(trajectory=trajectory, score=score))
         return len(self.candidates) - 1
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float | None]:
@@ -144,9 +148,17 @@ class Search:
                 scores[i] = score
         return scores
 
-    def trajectory(self, state: History | FailedRollout) -> Trajectory:
-        """Return what has been done so far as a trajectory; one that could go on counts as truncated."""
-        return as_trajectory(self.task.id, state)
+    def trajectory(self, state: History | FailedRollout, ahead: int = 0) -> Trajectory:
+        """Return what has been done so far as a trajectory; one that could go on counts as truncated.
+
+        Args:
+            state: where it is.
+            ahead: how many will be kept before it, if it is kept.
+        """
+        return as_trajectory(self._name(ahead), state)
+
+    def _name(self, ahead: int) -> str:
+        return f"{self.task.id}#{len(self.candidates) + ahead}"
 
     def first(self) -> SearchResult:
         """Return what was found, with the first candidate as the answer; asks no reward model."""

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from armap.types import Action, ImageRef, Observation, Step, Task, Trajectory
 
 _THOUGHT, _ACTION = "Thought: ", "Action: "
-_SAID = re.compile(f"(?:{_THOUGHT}(?P<thought>.*?)\n)?{_ACTION}(?P<action>.*)", re.DOTALL)
+# A thought may begin with anything, a line that looks like an action included.
+_SAID = re.compile(f"(?:{_THOUGHT}(?P<thought>.+?)\n|{_THOUGHT}\n)?{_ACTION}(?P<action>.*)", re.DOTALL)
 
 
 class Turn(NamedTuple):
@@ -39,24 +40,22 @@ def as_turns(trajectory: Trajectory) -> list[Turn]:
 def as_trajectory(turns: Sequence[Turn], *, name: str = "conversation") -> Trajectory:
     """Return the trajectory that a conversation tells of.
 
-    The first message is the task, whoever says it but the assistant. What stands between two of the assistant's
-    messages is one observation, empty if nothing does. What the assistant says is an action, with a thought before it
-    if it is written `Thought: ...`, line break, `Action: ...`.
+    The first message is the task, whoever says it but the assistant; a picture that it shows is what is seen first.
+    What stands between two of the assistant's messages is one observation, empty if nothing does. What the assistant
+    says is an action, with a thought before it if it is written `Thought: ...`, line break, `Action: ...`.
 
     Args:
         turns: the messages, at least one.
         name: id of the trajectory.
 
     Raises:
-        ValueError: it shows pictures where a trajectory has none.
+        ValueError: it shows pictures where a trajectory has none, or more than it has.
     """
     rest = list(turns)
     first = rest.pop(0) if rest[0].role != "assistant" else Turn("system", ())
-    if first.images:
-        raise ValueError("the first message is the task, which has no pictures")
     instruction = "\n".join(first.texts)
     steps: list[Step] = []
-    seen: list[Turn] = []
+    seen = [first._replace(texts=())]
     for turn in rest:
         if turn.role != "assistant":
             seen.append(turn)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import logsigmoid, softplus
 
@@ -29,7 +29,7 @@ _Place = tuple[int, int]
 
 
 def pairwise_loss(
-    chosen: torch.Tensor, rejected: torch.Tensor, *, centering: float = 0.0, margin: float = 0.0
+    chosen: torch.Tensor, rejected: torch.Tensor, *, centering: float = 0.0, margin: torch.Tensor | float = 0.0
 ) -> torch.Tensor:
     """Return the Bradley-Terry loss of preference pairs.
 
@@ -37,7 +37,7 @@ def pairwise_loss(
         chosen: `[P]` scores of the chosen trajectories.
         rejected: `[P]` scores of the rejected ones, in the same order.
         centering: weight of the pull towards zero.
-        margin: by how much a chosen trajectory is to be above its rejected one.
+        margin: by how much a chosen trajectory is to be above its rejected one; one number, or `[P]` of them.
 
     Returns:
         Scalar, in nats, averaged over the P pairs.
@@ -62,6 +62,7 @@ class _Pass(NamedTuple):
     trees: list[TrajectoryTree]
     chosen: list[_Place]
     rejected: list[_Place]
+    margins: list[float]
 
     def tokens(self) -> tuple[int, int]:
         """Return how many tokens are computed, and how many the sides of the pairs have together."""
@@ -117,7 +118,9 @@ class TransformerFit:
         self._settings = settings
         self._seed = seed
         self._folder = folder / _CHECKPOINTS
-        self._accelerator = Accelerator(log_with=tracker, project_dir=folder)
+        # What sees has layers that no score depends on, and passes without pictures do not use it at all.
+        unused = [DistributedDataParallelKwargs(find_unused_parameters=True)] if settings.train_vision else []
+        self._accelerator = Accelerator(log_with=tracker, project_dir=folder, kwargs_handlers=unused)
         self._progress = _Progress()
         self._trained = _make_trainable(model.network, settings, seed)
         # A network in shards can be neither merged nor saved; what becomes of it is put into this copy.
@@ -128,9 +131,10 @@ class TransformerFit:
         self._accelerator.register_for_checkpointing(self._progress)
         self._accelerator.register_save_state_pre_hook(self._save_trained)
         self._accelerator.register_load_state_pre_hook(self._load_trained)
+        there = self._checkpoints()
         if tracker is not None:
-            self._accelerator.init_trackers("armap", config=settings.model_dump())
-        if there := self._checkpoints():
+            self._begin_tracking(folder.resolve().name, settings, resumed=bool(there))
+        if there:
             self._accelerator.load_state(str(there[-1]))
 
     @property
@@ -159,6 +163,12 @@ class TransformerFit:
         self._accelerator.load_state(str(self._checkpoint(self._progress.best_step)))
         self._finish()
 
+    def _begin_tracking(self, name: str, settings: FitSettings, *, resumed: bool) -> None:
+        """Tell the tracker what is fitted and how, under the name of its folder."""
+        known = {setting: value for setting, value in settings.model_dump().items() if value is not None}
+        of_trackers = {"trackio": {"name": name, "resume": "allow" if resumed else "never"}, "wandb": {"name": name}}
+        self._accelerator.init_trackers("armap", config=known, init_kwargs=of_trackers)
+
     def batches(self) -> Iterator[tuple[int, list[PreferencePair]]]:
         """Yield the steps that are still to do, until the held-out loss has stopped falling."""
         size = self._settings.pairs_per_step
@@ -167,7 +177,7 @@ class TransformerFit:
             order = _shuffled(self._pairs, self._seed, epoch, size)
             for start in range(0, len(order), size):
                 step += 1
-                if self._progress.evaluations_since_best >= self._settings.patience:
+                if self._progress.evaluations_since_best >= (self._settings.patience or math.inf):
                     return
                 if step > self._progress.step:
                     yield step, order[start : start + size]
@@ -175,7 +185,7 @@ class TransformerFit:
     def _train_step(self, step: int, batch: Sequence[PreferencePair]) -> dict[str, float]:
         """Change the weights once, and return loss and accuracy over the whole batch, of all processes."""
         self._scores.train()
-        rate = self._settings.learning_rate * _schedule(step, self.total_steps, self._settings.warmup_share)
+        rate = self._settings.learning_rate * _share_of_rate(step, self.total_steps, self._settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         passes = self._passes(batch)
@@ -186,14 +196,14 @@ class TransformerFit:
         for one in passes:
             with self._accelerator.accumulate(self._scores):
                 chosen, rejected = self._both_sides(one)
-                loss = self._loss(chosen, rejected) * len(one.chosen)
+                loss = self._loss(chosen, rejected, one.margins) * len(one.chosen)
                 self._accelerator.backward(loss * scale)
                 if self._accelerator.sync_gradients:
                     self._accelerator.clip_grad_norm_(self._scores.parameters(), self._settings.max_grad_norm)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             loss_sum += float(loss.detach())
-            right += float((chosen > rejected).sum())
+            right += _judged_rightly(chosen, rejected)
         loss_sum, right = self._over_processes(loss_sum, right)
         return {"loss": loss_sum / len(batch), "accuracy": right / len(batch)}
 
@@ -205,17 +215,18 @@ class TransformerFit:
             for one in self._passes(self._heldout):
                 chosen, rejected = self._both_sides(one)
                 loss_sum += float(pairwise_loss(chosen, rejected)) * len(one.chosen) if one.chosen else 0.0
-                right += float((chosen > rejected).sum())
+                right += _judged_rightly(chosen, rejected)
         loss_sum, right = self._over_processes(loss_sum, right)
         return loss_sum / len(self._heldout), right / len(self._heldout)
 
-    def _loss(self, chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    def _loss(self, chosen: torch.Tensor, rejected: torch.Tensor, margins: list[float]) -> torch.Tensor:
         if not len(chosen):
             # Of a pass that only keeps in step with other processes: no loss, but gradients, which are zero.
             return (chosen.sum() + rejected.sum()) * 0
         if self._settings.target == "classification":
             return classification_loss(chosen, rejected)
-        return pairwise_loss(chosen, rejected, centering=self._settings.centering, margin=self._settings.margin)
+        margin = self._settings.margin + chosen.new_tensor(margins)
+        return pairwise_loss(chosen, rejected, centering=self._settings.centering, margin=margin)
 
     def _passes(self, batch: Sequence[PreferencePair]) -> list[_Pass]:
         """Return this process's share of a batch in passes, as many as in every other process."""
@@ -224,7 +235,7 @@ class TransformerFit:
         passes = _split(self._model, batch[rank * share : (rank + 1) * share], self._settings.pass_tokens)
         if workers > 1:
             most = max(gather_object([len(passes)]))
-            passes += [_Pass(self._model.trees([batch[0].chosen])[0], [], [])] * (most - len(passes))
+            passes += [_Pass(self._model.trees([batch[0].chosen])[0], [], [], [])] * (most - len(passes))
         return passes
 
     def _both_sides(self, one: _Pass) -> tuple[torch.Tensor, torch.Tensor]:
@@ -283,7 +294,7 @@ class TransformerFit:
         if not networks:
             return
         networks.clear()
-        values = torch.load(Path(folder) / _TRAINED, weights_only=True, map_location=self._accelerator.device)
+        values = torch.load(Path(folder) / _TRAINED, weights_only=True, map_location="cpu")
         with torch.no_grad():
             for name, weight in self._trained.items():
                 weight.copy_(values[name])
@@ -296,10 +307,11 @@ class TransformerFit:
                 prefix = "network."
                 self._whole.load_state_dict({name.removeprefix(prefix): one for name, one in state.items()})
                 self._model.network = self._whole.to(self._accelerator.device)
+                _merge(self._model.network)
         else:
             # Whoever prepares a network for mixed precision also gets it back as it was.
             self._accelerator.unwrap_model(self._scores, keep_fp32_wrapper=False)
-        _merge(self._model.network)
+            _merge(self._model.network)
         self._model.forget()
         counted = self._over_processes(self._model.computed_tokens, self._model.avoided_tokens)
         self._model.computed_tokens, self._model.avoided_tokens = map(int, counted)
@@ -357,10 +369,11 @@ def _split(model: TransformerRewardModel, pairs: Sequence[PreferencePair], pass_
     there: dict[int, int] = {}
     tokens = 0
     # Pairs whose trees are shared come after each other.
-    for chosen, rejected in sorted(zip(places[0::2], places[1::2], strict=True)):
+    margins = (pair.margin for pair in pairs)
+    for chosen, rejected, margin in sorted(zip(places[0::2], places[1::2], margins, strict=True)):
         new = {tree for tree, _ in (chosen, rejected)} - there.keys()
         if not passes or tokens + sum(len(trees[tree]) for tree in new) > pass_tokens:
-            passes.append(_Pass([], [], []))
+            passes.append(_Pass([], [], [], []))
             there, tokens, new = {}, 0, {tree for tree, _ in (chosen, rejected)}
         for tree in sorted(new):
             there[tree] = len(passes[-1].trees)
@@ -368,11 +381,14 @@ def _split(model: TransformerRewardModel, pairs: Sequence[PreferencePair], pass_
             tokens += len(trees[tree])
         passes[-1].chosen.append((there[chosen[0]], chosen[1]))
         passes[-1].rejected.append((there[rejected[0]], rejected[1]))
+        passes[-1].margins.append(margin)
     return passes
 
 
 def _make_trainable(network: Any, settings: FitSettings, seed: int) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
     """Prepare the network for training in place and return what is to be trained, by name."""
+    for weight in weights.vision_weights(network):
+        weight.requires_grad_(settings.train_vision)
     if settings.lora_rank:
         adapter = LoraConfig(
             r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, target_modules="all-linear"
@@ -387,17 +403,26 @@ def _make_trainable(network: Any, settings: FitSettings, seed: int) -> dict[str,
 
 
 def _merge(network: Any) -> None:  # noqa: ANN401
-    """Put LoRA's weights into the layers they belong to."""
+    """Put LoRA's weights into the layers they belong to, and leave the network as it is after loading."""
     owner, name = weights.text_tower(network)
     adapted = getattr(owner, name)
     if isinstance(adapted, PeftModel):
         setattr(owner, name, adapted.merge_and_unload())
+    for weight in weights.vision_weights(network):
+        weight.requires_grad_(False)
     network.eval()
 
 
-def _schedule(step: int, total_steps: int, warmup_share: float) -> float:
-    """Return the factor of the learning rate: a linear rise, then a linear fall to a tenth."""
-    warmup_steps = max(1, round(total_steps * warmup_share))
+def _judged_rightly(chosen: torch.Tensor, rejected: torch.Tensor) -> float:
+    """Return how many of some pairs are judged rightly, a draw being half of one."""
+    return float((1 + torch.sign(chosen - rejected).detach()).sum()) / 2
+
+
+def _share_of_rate(step: int, total_steps: int, settings: FitSettings) -> float:
+    """Return the factor of the learning rate: a linear rise, then a linear fall to a tenth or none."""
+    warmup_steps = max(1, round(total_steps * settings.warmup_share))
     if step <= warmup_steps:
         return step / warmup_steps
+    if settings.schedule == "constant":
+        return 1.0
     return 1.0 - 0.9 * (step - warmup_steps) / max(1, total_steps - warmup_steps)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 import torch
 from transformers import DynamicCache
@@ -32,6 +31,11 @@ _KEPT_IMAGE_TOKENS = 65536
 """Tokens of pictures whose features are kept; for a 3B model some 8 kB each."""
 _KEPT_IMAGES = 4096
 """Pictures whose tokens are kept; some 30 kB each."""
+_KEPT_PIXELS = 1 << 26
+"""Numbers of pictures that were read as tokens and are kept until they are looked at, so that each is prepared once."""
+
+Pooling = Literal["last", "mean"]
+"""Where a score is read: at the last token, or as the mean of what the head says at every token."""
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -51,9 +55,10 @@ class TransformerRewardModel:
     """Scores a trajectory by a linear head, without an activation.
 
     The head of a causal language model, also of one that sees, reads the final hidden state of the last token; that of
-    an encoder reads what transformers' classifier of its family reads, as a rule the class token. Trajectories that
-    begin alike are computed once up to where they part if the backbone allows it, which is tried out on loading. A
-    picture's features are computed once per content as long as what sees is frozen, which it is on loading.
+    an encoder reads what transformers' classifier of its family reads, as a rule the class token. One made with
+    `pooling="mean"` takes the mean of what its head says at every token, for comparison only. Trajectories that begin
+    alike are computed once up to where they part if the backbone allows it, which is tried out on loading. A picture's
+    features are computed once per content as long as what sees is frozen, which it is on loading.
 
     Args:
         scorer: name, tokenizer or processor, and network, as `armap.weights` loads them.
@@ -72,6 +77,9 @@ class TransformerRewardModel:
     Source: ARMAP, reward model; its released code for the place the score is read.
     """
 
+    library: ClassVar[str] = "transformers"
+    """What else loads the folder that `save` writes."""
+
     def __init__(self, scorer: weights.Scorer, images: ImageFolder | None = None) -> None:
         self.name, self.network = scorer.name, scorer.network
         self.layout: Literal["token trees", "padded batches"] = "padded batches"
@@ -81,7 +89,9 @@ class TransformerRewardModel:
         self._eyes = _Eyes(scorer, images) if self._kind == "vision" else None
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
+        self._cache_argument = weights.cache_argument(self._tower)
         config = self.network.config
+        self._pooling = _pooling(self.name, config)
         limit = getattr(config, "max_trajectory_tokens", weights.longest_text(scorer))
         self.reader = Reader(
             self.name,
@@ -104,6 +114,7 @@ class TransformerRewardModel:
         max_tokens: int | None = None,
         max_images: int | None = None,
         image_px: int = rendering.IMAGE_PX,
+        pooling: Pooling = "last",
         seed: int = 0,
         dtype: str = "float32",
         images: ImageFolder | None = None,
@@ -114,9 +125,10 @@ class TransformerRewardModel:
             model: what `armap.weights.locate` accepts.
             layers: keep this many layers of what reads text, from the bottom; None keeps all.
             max_tokens: longest trajectory, image tokens included; of a longer one the earlier observations are
-                shortened. None for as long as the backbone reads. This and the next two are saved with the model.
+                shortened. None for as long as the backbone reads. This and the next three are saved with the model.
             max_images: most pictures of a trajectory, the last ones; None for all.
             image_px: longest side of a picture; larger ones are scaled down.
+            pooling: where the score is read.
             seed: decides the head.
             dtype: precision of the weights, as torch names it.
             images: where the pictures are that trajectories name.
@@ -127,6 +139,7 @@ class TransformerRewardModel:
         scorer = weights.new_scorer(model, layers=layers, seed=seed, dtype=dtype)
         config = scorer.network.config
         config.max_trajectory_images, config.trajectory_image_px = max_images, image_px
+        config.trajectory_pooling = pooling
         if max_tokens is not None:
             config.max_trajectory_tokens = min(max_tokens, weights.longest_text(scorer))
         return cls(scorer, images)
@@ -204,9 +217,8 @@ class TransformerRewardModel:
             **tree_attention.of(trees, self.network.device),
             use_cache=False,
         ).last_hidden_state[0]
-        starts = itertools.accumulate(map(len, trees), initial=0)
-        ends = [start + end for start, tree in zip(starts, trees, strict=False) for end in tree.ends]
-        return list(torch.split(self._judged(hidden[ends]), [len(tree.ends) for tree in trees]))
+        by_tree = torch.split(self._judged(hidden), [len(tree) for tree in trees])
+        return [self._read_out(said, tree, tree.ends) for said, tree in zip(by_tree, trees, strict=True)]
 
     def token_ids(self, trajectory: Trajectory | str) -> list[int]:
         """Return a trajectory, or a text, as token ids; see `Reader.read`."""
@@ -229,6 +241,11 @@ class TransformerRewardModel:
         """Write the model in the Hugging Face layout."""
         self.network.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    @property
+    def sees(self) -> bool:
+        """Whether it reads pictures."""
+        return self._eyes is not None
 
     @property
     def _tower(self) -> Any:  # noqa: ANN401 - transformers is untyped here
@@ -288,12 +305,13 @@ class TransformerRewardModel:
                 **self._embedded(self._padded([tree.tokens[begin:end]]), [tree]),
                 **tree_attention.of_part(tree, begin, end, self.network.device),
                 position_ids=positions[..., begin:end],
-                past_key_values=kept.cache,
                 use_cache=True,
+                **{self._cache_argument: kept.cache},
             ).last_hidden_state
             kept.scores.extend(self._judged(hidden[0]).tolist())
-        for i, last in zip(waiting, tree.ends[len(tree.ends) - len(waiting) :], strict=True):
-            found[i] = kept.scores[last]
+        ends = tree.ends[len(tree.ends) - len(waiting) :]
+        for i, score in zip(waiting, self._read_out(torch.tensor(kept.scores), tree, ends).tolist(), strict=True):
+            found[i] = score
         return len(tree) - start
 
     def _embedded(self, tokens: torch.Tensor, trees: Sequence[TrajectoryTree]) -> dict[str, Any]:
@@ -307,6 +325,13 @@ class TransformerRewardModel:
         scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
         return scores.float()
 
+    def _read_out(self, said: torch.Tensor, tree: TrajectoryTree, ends: Sequence[int]) -> torch.Tensor:
+        """Return `[E]` scores of the sequences that end at E tokens, from `[N]` what the head says at each token."""
+        if self._pooling == "last":
+            return said[ends]
+        # The head is linear, so this is what it says of the mean hidden state.
+        return torch.stack([said[tree.path(end)].mean() for end in ends])
+
     def _forward_padded(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
         """Return the same as `forward`, each tree being a single sequence and a row of its own."""
         tokens = self._padded([tree.tokens for tree in trees])
@@ -316,7 +341,7 @@ class TransformerRewardModel:
         where = {"position_ids": self._positions([[tree] for tree in trees])} if trees[0].positions else {}
         embedded = self._embedded(tokens, trees)
         hidden = self._tower(**embedded, **where, attention_mask=seen, use_cache=False).last_hidden_state
-        return [self._judged(hidden[row, tree.ends]) for row, tree in enumerate(trees)]
+        return [self._read_out(said, tree, tree.ends) for said, tree in zip(self._judged(hidden), trees, strict=True)]
 
     def _positions(self, rows: Sequence[Sequence[TrajectoryTree]]) -> torch.Tensor:
         """Return `[B, L]` positions, or `[3, B, L]` where the network tells height, width and time apart.
@@ -362,7 +387,8 @@ class TransformerRewardModel:
         with torch.no_grad():
             read, prepared = eyes.probe()
             inputs = {name: one.to(self.network.device) for name, one in prepared.items()}
-            whole = self._judged(self.network.base_model(**inputs, use_cache=False).last_hidden_state[0, -1:])
+            said = self._judged(self.network.base_model(**inputs, use_cache=False).last_hidden_state[0])
+            whole = said[-1:] if self._pooling == "last" else said.mean(0, keepdim=True)
             parts = torch.tensor(self._score_tasks([read], [""])[0])
         if not self._agree(whole.cpu(), parts):
             raise ConfigError(
@@ -372,6 +398,23 @@ class TransformerRewardModel:
     def _agree(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         close = 1e-3 if self.network.dtype == torch.float32 else 5e-2
         return bool((one - other).abs().max() < close * (one.abs().max() + 1e-6))
+
+
+def _pooling(name: str, config: Any) -> Pooling:  # noqa: ANN401
+    """Return where a network's score is read.
+
+    Raises:
+        ConfigError: it cannot be read there.
+    """
+    pooling = getattr(config, "trajectory_pooling", "last")
+    if pooling not in get_args(Pooling):
+        raise ConfigError(f"{name} reads its score in a way that is not known here: trajectory_pooling is {pooling!r}.")
+    if pooling == "mean" and weights.kind(config) == "encoder":
+        raise ConfigError(
+            f"A {config.model_type} model is an encoder, which reads its score as transformers' classifier does; "
+            "leave --pooling out."
+        )
+    return cast(Pooling, pooling)
 
 
 def _task(trajectory: Trajectory | str) -> str:
@@ -396,6 +439,7 @@ class _Eyes:
         self._images = images
         self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
         self._known: OrderedDict[int, _AsTokens] = OrderedDict()
+        self._prepared: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
         self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
         self.token_id: int = self._processor.image_token_id
 
@@ -414,7 +458,10 @@ class _Eyes:
     def _as_tokens(self, image: ImageRef) -> _AsTokens:
         number = rendering.number_of(image)
         if number not in self._known:
-            self._take_in(number, self._prepared(image))
+            prepared = self._prepared[number] = self._prepare(image)
+            self._take_in(number, prepared)
+            while sum(_numbers(one) for one in self._prepared.values()) > _KEPT_PIXELS:
+                self._prepared.popitem(last=False)
         self._known.move_to_end(number)
         return self._known[number]
 
@@ -461,13 +508,14 @@ class _Eyes:
         """Return `[1 + A, T, D]` features of a picture's T tokens: for the input, and for A layers after it."""
         number = rendering.number_of(image)
         # Features of weights that are being trained are gone with the next step.
-        owner, text = weights.text_tower(self._network)
-        others = (part for name, part in owner.named_children() if name != text)
-        lasting = not any(weight.requires_grad for part in others for weight in part.parameters())
+        lasting = not any(weight.requires_grad for weight in weights.vision_weights(self._network))
         if lasting and number in self._features:
             self._features.move_to_end(number)
             return self._features[number]
-        features = self._look(self._prepared(image))
+        if not lasting:
+            self._features.clear()
+        prepared = self._prepared.pop(number, None)
+        features = self._look(self._prepare(image) if prepared is None else prepared)
         if features.shape[1] != sum(token < 0 for token in self.tokens(image)):
             raise ConfigError(
                 f"The processor and the network of {self._network.config.model_type} disagree about the size of "
@@ -486,7 +534,11 @@ class _Eyes:
         again = [torch.cat(list(layer)) for layer in getattr(out, "deepstack_features", None) or []]
         return torch.stack([torch.cat(list(out.pooler_output)), *again])
 
-    def _prepared(self, image: ImageRef) -> dict[str, torch.Tensor]:
+    def _prepare(self, image: ImageRef) -> dict[str, torch.Tensor]:
         if self._images is None:
             raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
         return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
+
+
+def _numbers(prepared: dict[str, torch.Tensor]) -> int:
+    return sum(one.numel() for one in prepared.values())

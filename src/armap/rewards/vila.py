@@ -22,12 +22,10 @@ from transformers import AutoModelForCausalLM, LlavaConfig, SiglipVisionModel
 from armap import weights
 from armap.errors import ConfigError
 from armap.images import ImageFolder
-from armap.rewards.transformer import TransformerRewardModel
+from armap.rewards.fit_settings import PAPER_BACKBONE
+from armap.rewards.transformer import Pooling, TransformerRewardModel
 from armap.rewards.vila_network import IMAGE_TOKEN_ID, VilaForSequenceClassification, VilaProcessor, VilaProjector
 from armap.seeds import stable_hash
-
-PAPER_BACKBONE = "Efficient-Large-Model/VILA1.5-3b"
-"""Repository on the Hugging Face Hub. Source: ARMAP, reward model."""
 
 _ANY_PX = 1 << 20
 """A limit on pictures that changes none: the tower has its own size, and scaling twice would not give the same."""
@@ -43,6 +41,8 @@ class VilaRewardModel(TransformerRewardModel):
     is the one after the final norm, and the head has a bias.
     """
 
+    library = "armap"
+
     @classmethod
     def from_backbone(
         cls,
@@ -52,6 +52,7 @@ class VilaRewardModel(TransformerRewardModel):
         max_tokens: int | None = None,
         max_images: int | None = None,
         image_px: int = _ANY_PX,
+        pooling: Pooling = "last",
         seed: int = 0,
         dtype: str = "float32",
         images: ImageFolder | None = None,
@@ -66,9 +67,10 @@ class VilaRewardModel(TransformerRewardModel):
             model: a folder with `llm`, `vision_tower` and `mm_projector`, or such a repository on the Hub.
             layers: keep this many layers of the language model, from the bottom; None keeps all.
             max_tokens: longest trajectory, image tokens included; of a longer one the earlier observations are
-                shortened. None for as long as VILA reads. This and the next two are saved with the model.
+                shortened. None for as long as VILA reads. This and the next three are saved with the model.
             max_images: most pictures of a trajectory, the last ones; None for all.
             image_px: longest side of a picture before VILA's own scaling; VILA itself has no such limit.
+            pooling: where the score is read.
             seed: decides a new head.
             dtype: precision of the weights, as torch names it; the head has 32 bits in any case.
             images: where the pictures are that trajectories name.
@@ -88,6 +90,7 @@ class VilaRewardModel(TransformerRewardModel):
         longest = getattr(text, "tokenizer_model_max_length", None) or text.max_position_embeddings
         network.config.max_trajectory_tokens = min(max_tokens or longest, longest)
         network.config.max_trajectory_images, network.config.trajectory_image_px = max_images, image_px
+        network.config.trajectory_pooling = pooling
         network.score = _read_head(adapter, text.hidden_size) if adapter else _new_head(text, seed)
         name = f"{folder.name}, {text.num_hidden_layers} layers" + (f", with {adapter.name}" if adapter else "")
         return cls(weights.Scorer(name, processor, _ready(network, dtype)), images)
@@ -309,8 +312,8 @@ def _ready(network: VilaForSequenceClassification, dtype: str | None) -> VilaFor
         for weight in network.model.parameters():
             weight.data = weight.data.to(getattr(torch, dtype))
     network = network.to(weights.device()).eval()
-    network.model.requires_grad_(False)
-    network.model.language_model.requires_grad_(True)
+    for weight in weights.vision_weights(network):
+        weight.requires_grad_(False)
     return network
 
 

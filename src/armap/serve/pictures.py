@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import ipaddress
 import re
-import struct
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from socket import SOCK_STREAM, gaierror
 
 import httpx
-from PIL import Image
 
-from armap.images import ImageFolder
+from armap.images import ImageFolder, LargeImageError
+from armap.images import as_png as to_png
 from armap.serve.bodies import Refusal
 from armap.serve.limits import Limits
 from armap.types import ImageRef
@@ -27,10 +24,7 @@ from armap.types import ImageRef
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA = re.compile(r"data:image/[a-z.+-]{1,20};base64,")
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-"""What Pillow raises about files that are damaged in one way or another."""
 
 
 class Pictures:
@@ -89,20 +83,11 @@ def as_png(file: bytes, limits: Limits) -> bytes:
     if len(file) > limits.image_bytes:
         raise _too_long(limits)
     try:
-        # Its size is known before any pixel is unpacked.
-        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
-            if image.width * image.height > limits.image_px:
-                raise _too_large(limits)
-            image.load()
-            if image.format == "PNG":
-                return file
-            png = io.BytesIO()
-            image.convert("RGB").save(png, "PNG")
-            return png.getvalue()
-    except Image.DecompressionBombError:
-        raise _too_large(limits) from None
-    except _DAMAGED:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "A picture is not a sound PNG, JPEG or WebP file.") from None
+        return to_png(file, limit_px=limits.image_px)
+    except LargeImageError as error:
+        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A picture {error}.") from None
+    except ValueError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"A picture {error}.") from None
 
 
 def is_public(address: Address) -> bool:
@@ -173,7 +158,3 @@ def _too_long(limits: Limits) -> Refusal:
     return Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A picture's file is longer than {limits.image_bytes:,} bytes."
     )
-
-
-def _too_large(limits: Limits) -> Refusal:
-    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A picture has more than {limits.image_px:,} pixels.")

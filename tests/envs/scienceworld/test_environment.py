@@ -309,3 +309,36 @@ def test_java_that_is_too_old_is_said_with_what_to_type(monkeypatch, tmp_path):
     fine, _, remedy = scienceworld.check()
     assert not fine
     assert "install" in remedy
+
+
+@pytest.mark.parametrize("family", ["boil", "use-thermometer", "find-plant", "chemistry-mix-paint-tertiary-color"])
+def test_a_trajectory_fulfils_its_hindsight_task_which_pays_at_the_end_only(environment, family):
+    name = next(name for name in GOLD if name.startswith(family))
+    gold = play(environment, task(name), GOLD[name].split("; "))
+    hindsight = environment.hindsight_task(gold)
+    again = play(environment, hindsight, gold.actions)
+    assert [step.env_reward for step in again.steps] == [0.0] * (len(gold.steps) - 1) + [1.0]
+    assert [step.observation for step in again.steps] == [step.observation for step in gold.steps]
+    assert environment.hindsight_task(again) == hindsight
+    assert "focus on the" in hindsight.instruction
+
+
+def test_another_end_does_not_fulfil_a_hindsight_task(environment):
+    name = next(name for name in GOLD if name.startswith("boil"))
+    hindsight = environment.hindsight_task(play(environment, task(name), GOLD[name].split("; ")))
+    wrong = play(environment, hindsight, ["focus on picture"])
+    assert wrong.env_reward == 0
+    assert environment.hindsight_task(wrong).instruction == "Your task is to focus on the picture."
+
+
+def test_what_a_hindsight_task_pays_survives_a_saved_state(environment, other):
+    name = next(name for name in GOLD if name.startswith("find-animal"))
+    gold = play(environment, task(name), GOLD[name].split("; "))
+    hindsight = environment.hindsight_task(gold)
+    half = len(gold.actions) // 2
+    environment.reset(hindsight)
+    for action in gold.actions[:half]:
+        environment.step(action)
+    other.restore(pickle.loads(pickle.dumps(environment.snapshot())))
+    paid = [other.step(action).env_reward for action in gold.actions[half:]]
+    assert sum(paid) == 1

@@ -16,8 +16,8 @@ from armap.envs.webshop.environment import WebShop
 from armap.envs.webshop.goals import official_order
 from armap.envs.webshop.index import Catalogue, build
 from armap.envs.webshop.pages import Page
+from armap.envs.webshop.splits import SPLITS, evaluation_tasks, parse_task, tasks, training_tasks
 from armap.envs.webshop.tagger import RuleTagger
-from armap.envs.webshop.tasks import SPLITS, evaluation_tasks, parse_task, tasks, training_tasks
 from armap.errors import ConfigError, EnvError
 from armap.images import ImageFolder
 from armap.protocols import Environment, HindsightWriter, Snapshots

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -186,6 +187,32 @@ def test_official_files_are_built_once_and_opened_by_their_content(tmp_path, cac
     official(tmp_path / "copy", [RAW | {"name": "Another Table"}])
     assert open_or_build(tmp_path / "copy").product(RAW["asin"]).title == "Another Table"
     assert open_or_build(tmp_path / "data", seed=1).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(("unused_h", "survives"), [(1, True), (25, False)])
+def test_a_catalogue_of_other_content_is_deleted_when_nobody_opened_it_for_a_day(tmp_path, cache, unused_h, survives):
+    official(tmp_path / "data", [RAW])
+    open_or_build(tmp_path / "data")
+    (old,) = cache.glob("items*")
+    for beside in ("items_shuffle-mine", "items_shuffle_1000-0123456789abcdef", "items_shuffle-0123456789abcdef"):
+        (cache / beside).mkdir()
+    long_ago = time.time() - unused_h * 3600
+    os.utime(old / "catalogue.json", (long_ago, long_ago))
+    official(tmp_path / "data", [RAW | {"name": "Another Table"}])
+    open_or_build(tmp_path / "data")
+    assert old.exists() == survives
+    assert len(list(cache.glob("items*"))) == 4 + survives
+
+
+def test_opening_a_catalogue_keeps_it(tmp_path, cache):
+    for name in ("Table", "Chair"):
+        official(tmp_path / name, [RAW | {"name": name}])
+    open_or_build(tmp_path / "Table")
+    (table,) = cache.glob("items*")
+    os.utime(table / "catalogue.json", (0, 0))
+    open_or_build(tmp_path / "Table")
+    open_or_build(tmp_path / "Chair")
+    assert table.exists()
 
 
 def test_the_files_of_one_size_belong_together(tmp_path):

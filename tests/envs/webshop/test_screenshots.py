@@ -12,7 +12,7 @@ from armap.browser import find_browser
 from armap.envs.webshop.pages import Page
 from armap.envs.webshop.screenshots import PhotographedWebShop, Screenshots
 from armap.envs.webshop.session import Session, Shop
-from armap.envs.webshop.tasks import tasks
+from armap.envs.webshop.splits import tasks
 from armap.errors import ConfigError, EnvError
 from armap.images import ImageFolder
 

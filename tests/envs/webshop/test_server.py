@@ -17,7 +17,7 @@ from armap.envs.webshop.index import Catalogue, build
 from armap.envs.webshop.pages import clickables
 from armap.envs.webshop.server import make_app, serve
 from armap.envs.webshop.session import Session, Shop
-from armap.envs.webshop.tasks import parse_task
+from armap.envs.webshop.splits import parse_task
 from armap.errors import ConfigError
 
 from .controls import ReadPage

@@ -2,7 +2,7 @@
 
 from armap.envs.scienceworld.environment import ScienceWorld
 from armap.envs.scienceworld.simulator import check
-from armap.envs.scienceworld.tasks import (
+from armap.envs.scienceworld.splits import (
     SPLITS,
     evaluation_tasks,
     families,

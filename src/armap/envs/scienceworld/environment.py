@@ -9,10 +9,11 @@ from hashlib import blake2b
 from importlib import resources
 from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, TypeAdapter, ValidationError
 
+from armap.envs.scienceworld.hindsight import deeds, instruction
 from armap.envs.scienceworld.simulator import Answer, Simulator
-from armap.envs.scienceworld.tasks import families, family_name
+from armap.envs.scienceworld.splits import families, family_name
 from armap.envs.scienceworld.texts import offered_actions, same_text
 from armap.errors import EnvError
 from armap.prompts import load_prompt
@@ -52,6 +53,8 @@ class _Start(Record):
     """How the world is made simpler."""
     step_limit: int | None = Field(default=None, strict=True, ge=1)
     """Actions, those not understood included, after which the episode is cut off; by default that of the family."""
+    deeds: tuple[str, ...] | None = None
+    """What is paid in place of the simulator's score, once it is all that was done; see `hindsight.deeds`."""
 
 
 class _Saved(NamedTuple):
@@ -69,12 +72,17 @@ class _Saved(NamedTuple):
     """Digest of the actions worth choosing among."""
     done: tuple[tuple[bytes, str], ...]
     """Actions until now, each with the digest of those it was chosen among."""
+    wanted: tuple[str, ...] | None
+    """What is paid in place of the score, if something is."""
+    answers: tuple[str, ...]
+    """What the simulator said to the actions, where that decides what is paid."""
 
 
 class ScienceWorld:
     """Science experiments in a small house, in words. Each environment has a Java process of its own.
 
-    `Task.config` holds `task` and `variation` and, where the defaults do not suit, `simplification` and `step_limit`.
+    `Task.config` holds `task` and `variation` and, where the defaults do not suit, `simplification` and `step_limit`;
+    that of a task written in hindsight `deeds` too.
 
     The environment pays what an action adds to the highest score so far, so that an episode is paid that score, from 0
     to 1. An episode ends when the simulator says so, when its score falls below 0, which is what a wrong focus costs,
@@ -102,6 +110,8 @@ class ScienceWorld:
         self._step_limit = 0
         self._possible = b""
         self._done: tuple[tuple[bytes, str], ...] = ()
+        self._answers: tuple[str, ...] = ()
+        self._wanted: tuple[str, ...] | None = None
 
     def reset(self, task: Task) -> Observation:
         """Furnish the house for a task and look around.
@@ -120,6 +130,7 @@ class ScienceWorld:
             self._steps = 0
             self._step_limit = start.step_limit or families()[start.task].step_limit
             self._possible, self._done = b"", ()
+            self._answers, self._wanted = (), start.deeds
             return self._observe(simulator, answer)
 
     def step(self, action: str) -> StepResult:
@@ -135,17 +146,39 @@ class ScienceWorld:
             self._steps += 1
             if self._list_actions:
                 self._done += ((self._possible, action),)
+            if self._wanted is not None:
+                self._answers += (answer.text,)
             terminated = answer.completed or answer.score < 0
             truncated = not terminated and self._steps == self._step_limit
             self._playing = not (terminated or truncated)
-            paid_before, self._best = self._best, max(self._best, answer.score)
             return StepResult(
                 self._observe(simulator, answer),
-                _PAID[self._best] - _PAID[paid_before],
+                self._pay(answer.score),
                 terminated,
                 truncated,
                 {} if self._playing else {"steps": float(self._steps)},
             )
+
+    def _pay(self, score: int) -> float:
+        """Return what the last action is paid."""
+        if self._wanted is not None:
+            return float(not self._playing and deeds(self._answers) == self._wanted)
+        paid_before, self._best = self._best, max(self._best, score)
+        return _PAID[self._best] - _PAID[paid_before]
+
+    def hindsight_task(self, trajectory: Trajectory) -> Task | None:
+        """Return the task of doing what `trajectory` did: what it focused on and where it put things, in order.
+
+        It is read off what was seen, never off what the simulator pays. It is None if nothing of that kind was done.
+        """
+        seen = [*(step.observation.text for step in trajectory.steps[1:]), trajectory.final_observation.text]
+        done = deeds(seen) if trajectory.steps else ()
+        if not done:
+            return None
+        start, asked = _start(trajectory.task), instruction(done)
+        config: dict[str, JsonValue] = {**trajectory.task.config, "deeds": [*done]}
+        name = f"{start.task} {start.variation} -> {asked}"
+        return trajectory.task.model_copy(update={"id": name, "instruction": asked, "config": config})
 
     def close(self) -> None:
         """End the Java process."""
@@ -162,7 +195,16 @@ class ScienceWorld:
         if not self._playing:
             raise EnvError("scienceworld has no episode to save: call reset() before snapshot()")
         with self._running() as simulator:
-            return _Saved(simulator.save(), self._best, self._steps, self._step_limit, self._possible, self._done)
+            return _Saved(
+                simulator.save(),
+                self._best,
+                self._steps,
+                self._step_limit,
+                self._possible,
+                self._done,
+                self._wanted,
+                self._answers,
+            )
 
     def restore(self, snapshot: object) -> None:
         """Go to a saved state; see `armap.protocols.Snapshots`.
@@ -174,7 +216,7 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.restore(snapshot.world)
-        _, self._best, self._steps, self._step_limit, self._possible, self._done = snapshot
+        _, self._best, self._steps, self._step_limit, self._possible, self._done, self._wanted, self._answers = snapshot
         self._playing = True
 
     def same_observation(self, a: Observation, b: Observation) -> bool:

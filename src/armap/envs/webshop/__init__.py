@@ -2,7 +2,7 @@
 
 from armap.envs.webshop.environment import WebShop, example, opened
 from armap.envs.webshop.index import Catalogue
-from armap.envs.webshop.tasks import SPLITS, evaluation_tasks, parse_task, tasks, training_tasks
+from armap.envs.webshop.splits import SPLITS, evaluation_tasks, parse_task, tasks, training_tasks
 
 __all__ = [
     "SPLITS",

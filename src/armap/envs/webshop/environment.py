@@ -17,9 +17,9 @@ from armap.envs.webshop.index import Catalogue, open_embedded, open_or_build
 from armap.envs.webshop.pages import Page, as_rich_text, as_text, clickables
 from armap.envs.webshop.reward import reward
 from armap.envs.webshop.session import Session, Shop, read_action
+from armap.envs.webshop.splits import order_of, task_of, tasks
 from armap.envs.webshop.suggestions import suggested_searches
 from armap.envs.webshop.tagger import NounTagger, default_tagger
-from armap.envs.webshop.tasks import order_of, task_of, tasks
 from armap.errors import EnvError
 from armap.images import ImageFolder
 from armap.prompts import load_prompt

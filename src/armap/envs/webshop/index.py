@@ -6,6 +6,8 @@ It is built once, opens in a moment whatever its size, and can be opened by any 
 from __future__ import annotations
 
 import os
+import re
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +18,7 @@ from hashlib import file_digest, sha256
 from importlib import resources
 from itertools import islice, pairwise, repeat
 from pathlib import Path
+from shutil import rmtree
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import NamedTuple, TypeVar, get_args, overload
 
@@ -38,6 +41,8 @@ FORMAT = 1
 _MANIFEST = "catalogue.json"
 _REMEMBERED_PRODUCTS = 256
 _MAPPED_AROUND_BYTES = 1 << 16
+_KEPT_UNUSED_S = 24 * 3600.0
+"""How long a catalogue that nobody opens is kept beside a newer one: a run of another version may be reading it."""
 
 _T = TypeVar("_T")
 
@@ -303,7 +308,8 @@ def searched_text(product: Product) -> str:
 def open_or_build(path: Path, *, seed: int = 0) -> Catalogue:
     """Open the catalogue of WebShop's official files, and build it before where that was not done yet.
 
-    What was built is kept in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`) by the content of the files.
+    What was built is kept in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`) by the content of the files, and
+    replaces what was built of other content of the same name and not opened for a day.
 
     Args:
         path: an `items_shuffle*.json`, beside which its `items_ins_v2*.json` and `items_human_ins*.json` lie, or a
@@ -317,7 +323,7 @@ def open_or_build(path: Path, *, seed: int = 0) -> Catalogue:
     files = official_files(path)
     contents = [_content(file) for file in files if file is not None]
     key = sha256(" ".join((str(FORMAT), str(seed), *contents)).encode()).hexdigest()
-    return _open_or_build(f"{files.items.stem}-{key[:16]}", lambda: read_products(*files, seed=seed), seed)
+    return _open_or_build(files.items.stem, key, lambda: read_products(*files, seed=seed), seed)
 
 
 def open_embedded(*, seed: int = 0) -> Catalogue:
@@ -328,11 +334,11 @@ def open_embedded(*, seed: int = 0) -> Catalogue:
         # Any of these may decide what is made; to hash them takes less time than to make it.
         if source.name.endswith((".py", ".toml", ".txt")):
             digest.update(source.read_bytes())
-    return _open_or_build(f"embedded-{digest.hexdigest()[:16]}", lambda: generate(seed), seed)
+    return _open_or_build("embedded", digest.hexdigest(), lambda: generate(seed), seed)
 
 
-def _open_or_build(name: str, products: Callable[[], Iterable[Product]], seed: int) -> Catalogue:
-    folder = _cache() / name
+def _open_or_build(name: str, key: str, products: Callable[[], Iterable[Product]], seed: int) -> Catalogue:
+    folder = _cache() / f"{name}-{key[:16]}"
     if not folder.exists():
         try:
             build(folder, products(), seed=seed)
@@ -340,7 +346,25 @@ def _open_or_build(name: str, products: Callable[[], Iterable[Product]], seed: i
             # Another process may have been faster with the same.
             if not folder.exists():
                 raise
+        _clear_others(folder, name)
+    # Where the time cannot be noted, it is that of building.
+    with suppress(OSError):
+        os.utime(folder / _MANIFEST)
     return Catalogue(folder)
+
+
+def _clear_others(folder: Path, name: str) -> None:
+    """Delete what stands beside `folder` under the same name, built of something else, unless it may be in use."""
+    built = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}")
+    for other in folder.parent.iterdir():
+        # Another process may be deleting the same.
+        with suppress(OSError):
+            if other != folder and built.fullmatch(other.name) and _unused_s(other) > _KEPT_UNUSED_S:
+                rmtree(other)
+
+
+def _unused_s(folder: Path) -> float:
+    return time.time() - (folder / _MANIFEST).stat().st_mtime
 
 
 class OfficialFiles(NamedTuple):

@@ -32,8 +32,8 @@ from armap.envs.webshop.painting import drawn
 from armap.envs.webshop.products import Product
 from armap.envs.webshop.reward import Reward, reward
 from armap.envs.webshop.session import Session, Shop
+from armap.envs.webshop.splits import order_of, parse_task
 from armap.envs.webshop.tagger import NounTagger, default_tagger
-from armap.envs.webshop.tasks import order_of, parse_task
 from armap.errors import ConfigError
 from armap.types import Task
 

@@ -1,0 +1,138 @@
+"""What each part of the method is worth, on the cheapest environment.
+
+    python benchmarks/paper/ablations.py --run runs/ablations
+
+An agent collects once on the Game of 24. From its trajectories reward models are made with one part of the method
+changed each, and all choose among the same candidates of Best-of-N, which are drawn once: what a language model was
+asked stands in the ledger of the first run folder and is not asked again. Beside them: the same choice by a language
+model that is asked for a score, by chance, and by the environment itself (oracle).
+
+It can be killed and started again. Success is in percent of the evaluation tasks, with 95 % bootstrap intervals over
+tasks; differences to the full method are paired by task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tables import armap, share
+
+from armap.pipeline.intervals import mean
+from armap.pipeline.outcomes import answer_reward
+from armap.store import RunFolder
+from armap.types import JudgeReport, Metrics, SearchResult
+
+
+class Variant(NamedTuple):
+    """The method with one part changed."""
+
+    synthesize: Sequence[str] = ()
+    """Options of `armap synthesize`."""
+    train: Sequence[str] = ()
+    """Options of `armap train`."""
+    reward_model: str | None = None
+    """One that needs no training."""
+
+
+FULL = "the full method"
+VARIANTS: Mapping[str, Variant] = {
+    FULL: Variant(),
+    "a fifth of the data": Variant(train=("--train-share", "0.2")),
+    "a twenty-fifth of the data": Variant(train=("--train-share", "0.04")),
+    "without verification": Variant(synthesize=("--unverified",)),
+    "without hard negatives": Variant(synthesize=("--origin", "other_outcome", "--origin", "altered_action")),
+    "classification target": Variant(train=("--target", "classification")),
+    "oracle labels": Variant(synthesize=("--labels", "oracle")),
+    "language model asked for a score": Variant(reward_model="prompted"),
+    "chance": Variant(reward_model="chance"),
+}
+COLLECTED = ("manifest.json", "tasks.jsonl", "trajectories.jsonl")
+
+
+def main() -> None:
+    """Read the options, do what is left to do, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder for one run folder per variant")
+    parser.add_argument("--model", default="embedded", help="the policy; default: the embedded model")
+    parser.add_argument("--collect-tasks", type=int, default=60)
+    parser.add_argument("--tasks", type=int, default=50, help="evaluation tasks")
+    parser.add_argument("--n", type=int, default=30, help="trajectories per task")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    base = asked.run / "collected"
+    armap(
+        "collect", "--run", base, "--env", "game24", "--model", asked.model, "--evaluation", "901-1000",
+        "--tasks", asked.collect_tasks, "--seed", asked.seed,
+    )  # fmt: skip
+    # The candidates are drawn here, and chosen among by chance.
+    candidates = ("--planner", "best_of_n", "--n", asked.n, "--tasks", asked.tasks)
+    armap("evaluate", "--run", base, *candidates, "--reward-model", "chance")
+    for name, variant in VARIANTS.items():
+        do(base, asked.run / name.replace(" ", "-"), variant, candidates)
+    print("\n".join(table(asked.run)))
+
+
+def do(base: Path, run: Path, variant: Variant, candidates: Sequence[object]) -> None:
+    """Do whatever of a variant is not done yet."""
+    if not run.exists():
+        draft = run.with_name(f".{run.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name in (*COLLECTED, "completions.jsonl"):
+            shutil.copy(base / name, draft / name)
+        forget_evaluation(draft)
+        draft.rename(run)
+    if variant.reward_model is None:
+        armap("synthesize", "--run", run, *variant.synthesize)
+        armap("train", "--run", run, *variant.train)
+    judge = () if variant.reward_model is None else ("--reward-model", variant.reward_model)
+    armap("evaluate", "--run", run, *candidates, *judge)
+
+
+def forget_evaluation(run: Path) -> None:
+    """Take out of a copied manifest that candidates were drawn already, as another reward model chooses now."""
+    with RunFolder(run) as folder:
+        stages = {name: stage for name, stage in folder.manifest.stages.items() if name == "collect"}
+        folder.write_json("manifest", folder.manifest.model_copy(update={"stages": stages}))
+
+
+def table(runs: Path) -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield "| Choice by | Pairs | Held-out accuracy | Success | Against the full method | Gap closed |"
+    yield "|---|---|---|---|---|---|"
+    full = rewards(runs / FULL.replace(" ", "-"))
+    metrics = None
+    for name in VARIANTS:
+        with RunFolder(runs / name.replace(" ", "-"), writable=False) as folder:
+            metrics, judge = folder.read_json("metrics", Metrics), folder.read_json("judge", JudgeReport)
+        assert metrics is not None
+        best = metrics.planners["best_of_n"]
+        found = rewards(runs / name.replace(" ", "-"))
+        difference = None if name == FULL else mean(found[task] - full[task] for task in full)
+        cells = [
+            name,
+            str(sum(metrics.data.pairs.values()) or ""),
+            share(judge.accuracy if judge else None),
+            share(best.success),
+            share(difference, sign="+"),
+            share(best.gap_closed),
+        ]
+        yield f"| {' | '.join(cells)} |"
+    assert metrics is not None
+    for name in ("sampling", "oracle"):
+        yield f"| {name} | | | {share(metrics.planners[name].success)} | | |"
+
+
+def rewards(run: Path) -> dict[str, float]:
+    """Return what the environment pays for the answer of Best-of-N, by task."""
+    with RunFolder(run, writable=False) as folder:
+        searches = folder.read("searches", SearchResult)
+    return {search.task.id: answer_reward(search) for search in sorted(searches, key=lambda search: search.task.id)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Writes the instruction that a trajectory fulfils: hindsight, by an environment or by a language model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from armap.prompts import load_prompt
+from armap.protocols import LLM, HindsightWriter
+from armap.seeds import stable_hash
+from armap.types import Completion, Message, SamplingParams, Task, Trajectory, Usage
+
+_INSTRUCTION_TOKENS = 96
+"""Longest instruction that is written."""
+_SEEN_CHARS = 400
+"""Characters of each observation but the last that a model is shown of a trajectory."""
+
+
+class Written(NamedTuple):
+    """What a writer made of a trajectory."""
+
+    task: Task | None
+    """The task it fulfils; None if it came to nothing."""
+    usage: Usage = Usage()
+    """What writing took of language models."""
+
+
+class InstructionWriter(Protocol):
+    """Writes the task that a trajectory fulfils."""
+
+    @property
+    def name(self) -> str:
+        """Who writes, for records."""
+        ...
+
+    @property
+    def may_leak(self) -> bool:
+        """Whether its instructions could give away actions, and are to be looked through for them."""
+        ...
+
+    async def rewrite(self, trajectory: Trajectory) -> Written:
+        """Return the task that `trajectory` fulfils.
+
+        Raises:
+            LLMError: a language model was asked and gave no answer.
+        """
+        ...
+
+    def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
+        """Say whether two trajectories came to the same thing."""
+        ...
+
+
+class EnvironmentWriter:
+    """Lets an environment say in its own words what a trajectory achieved."""
+
+    name = "environment"
+    may_leak = False
+
+    def __init__(self, environment: HindsightWriter) -> None:
+        self._environment = environment
+
+    async def rewrite(self, trajectory: Trajectory) -> Written:
+        """Return the environment's hindsight task."""
+        return Written(self._environment.hindsight_task(trajectory))
+
+    def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
+        """Compare hindsight tasks."""
+        return self._environment.hindsight_task(a) == self._environment.hindsight_task(b)
+
+
+class LLMWriter:
+    """Has a language model read the trajectory and write the instruction it fulfils.
+
+    First it restores a task from what was achieved, then it may elaborate that with what the trajectory shows to
+    matter.
+
+    Args:
+        llm: the language model.
+        seed: decides its draws.
+        elaborate: whether the second step is taken.
+
+    Source: ARMAP, instruction refinement, both steps; the wording is ours.
+    """
+
+    may_leak = True
+
+    def __init__(self, llm: LLM, *, seed: int, elaborate: bool = True) -> None:
+        self.name = llm.name
+        self._llm = llm
+        self._seed = seed
+        self._elaborate = elaborate
+
+    async def rewrite(self, trajectory: Trajectory) -> Written:
+        """Return the task with the instruction the model wrote, None if it wrote nothing."""
+        log = as_log(trajectory)
+        restored = await self._ask(
+            "synthesize_restore", f"Original task: {trajectory.task.instruction}\n\n{log}", trajectory
+        )
+        instruction, usage = _first_line(restored), restored.usage
+        if instruction and self._elaborate:
+            elaborated = await self._ask("synthesize_elaborate", f"Task: {instruction}\n\n{log}", trajectory)
+            instruction, usage = _first_line(elaborated) or instruction, usage + elaborated.usage
+        if not instruction:
+            return Written(None, usage)
+        name = f"{trajectory.task.id} ~ {stable_hash(instruction):016x}"
+        return Written(trajectory.task.model_copy(update={"id": name, "instruction": instruction}), usage)
+
+    def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
+        """Compare the last observations."""
+        return a.final_observation.text == b.final_observation.text
+
+    async def _ask(self, prompt: str, said: str, trajectory: Trajectory) -> Completion:
+        messages = [Message(role="system", content=load_prompt(prompt)), Message(role="user", content=said)]
+        seed = stable_hash(self._seed, trajectory.id) >> 16
+        sampling = SamplingParams(temperature=0.0, max_tokens=_INSTRUCTION_TOKENS, seed=seed)
+        (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
+        return completion
+
+
+def as_log(trajectory: Trajectory) -> str:
+    """Return what was seen and done, a line or more each, for a language model to read; the task is not in it."""
+    lines: list[str] = []
+    for step in trajectory.steps:
+        seen = step.observation.text
+        lines += [seen if len(seen) <= _SEEN_CHARS else f"{seen[:_SEEN_CHARS]} ...", f"Action: {step.action.text}"]
+    return "\n".join([*lines, trajectory.final_observation.text])
+
+
+def _first_line(completion: Completion) -> str:
+    written = completion.text.strip().removeprefix("Task:").strip().splitlines()
+    return written[0] if written else ""

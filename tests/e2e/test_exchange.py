@@ -1,0 +1,81 @@
+"""Preference pairs out to other people's trainers, and other people's pairs in to ours."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+pytest.importorskip("torch", reason="the local extra is not installed: exchanged pairs are not trained on")
+
+from armap.store import RunFolder
+from armap.types import PreferencePair
+from tiny_model import make_tiny_model
+
+from .runs import armap
+
+OBJECTS = ("cube", "ball", "cone")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_our_pairs_train_in_trls_reward_trainer(tmp_path, monkeypatch):
+    trl = pytest.importorskip("trl", reason="trl is not installed: whether our pairs train there is not tested")
+    from datasets import load_dataset
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 60, "--samples", 6, "--run", tmp_path / "run")
+    armap("synthesize", "--run", tmp_path / "run")
+    armap("export", tmp_path / "pairs.jsonl", "--run", tmp_path / "run")
+    pairs = load_dataset(
+        "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    trainer = trl.RewardTrainer(
+        model=make_tiny_model(tmp_path / "tiny"),
+        args=trl.RewardConfig(
+            output_dir=str(tmp_path / "trained"),
+            max_steps=2,
+            per_device_train_batch_size=4,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+        ),
+        train_dataset=pairs,
+    )
+    with RunFolder(tmp_path / "run", writable=False) as run:
+        assert len(trainer.train_dataset) == len(run.read("pairs", PreferencePair)) > 8
+    trainer.train()
+    assert [point["step"] for point in trainer.state.log_history if "loss" in point] == [1, 2]
+
+
+def foreign_set(file: Path) -> None:
+    """Write pairs as a chat assistant's users would make them: the right thing is taken, or another one."""
+    rng = Random(0)
+    rows = []
+    for _ in range(120):
+        wanted, other = rng.sample(OBJECTS, 2)
+        color = rng.choice(("red", "green", "blue"))
+        asked = {"role": "user", "content": f"Leave with the {color} {wanted}."}
+        chosen, rejected = (f"take {color} {wanted}", f"take nothing , leave the {color} {other}")
+        rows.append(
+            {
+                "chosen": [asked, {"role": "assistant", "content": chosen}],
+                "rejected": [asked, {"role": "assistant", "content": rejected}],
+            }
+        )
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+
+
+def test_anybodys_pairs_train_here_and_are_judged_right_when_held_out(tmp_path):
+    foreign_set(tmp_path / "set.jsonl")
+    run = tmp_path / "run"
+    said = armap("import", tmp_path / "set.jsonl", "--run", run).stdout
+    assert said == f"120 pairs are in {run / 'pairs.jsonl'}.\n"
+    tiny = ("--backbone", make_tiny_model(tmp_path / "tiny"), "--lora-rank", 8, "--learning-rate", 1e-2)
+    trained = json.loads(armap("train", "--run", run, *tiny, "--epochs", 2, "--json").stdout)
+    assert trained["pairwise_accuracy"]["low"] > 0.8
+    assert trained["source_tasks"] >= 2
+    assert json.loads(armap("judge-report", "--run", run, "--json").stdout)["held_out"] is True
+    armap("report", "--run", run)
+    assert "nothing was collected" in armap("evaluate", "--run", run, code=2).stderr.lower()
