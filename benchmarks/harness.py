@@ -39,7 +39,7 @@ try:
     from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, get_model, modelapi
     from inspect_ai.solver import Generate, Solver, TaskState, solver
 except ImportError:
-    sys.exit("this benchmark compares with inspect_ai: pip install inspect_ai==0.3.285")
+    sys.exit("this benchmark compares with inspect_ai, which is not installed: install the dependency group `bench`")
 
 TASKS = 100
 CALLS = 10

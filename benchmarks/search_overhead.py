@@ -33,7 +33,9 @@ try:
     from reasoners import SearchConfig, WorldModel
     from reasoners.algorithm import MCTS as PeerMCTS
 except ImportError:
-    sys.exit("this benchmark compares with llm-reasoners: pip install --no-deps llm-reasoners==1.0.2")
+    sys.exit(
+        "this benchmark compares with llm-reasoners, which is not installed: pip install --no-deps llm-reasoners==1.0.2"
+    )
 
 BRANCHING = 5
 DEPTH = 10
