@@ -489,7 +489,7 @@ class _Eyes:
             return self._features[number]
         if not lasting:
             self._features.clear()
-        features = self._look(self._prepared.pop(number, None) or self._prepare(image))
+        features = self._look(self._prepared.pop(number, {}) or self._prepare(image))
         if features.shape[1] != sum(token < 0 for token in self.tokens(image)):
             raise ConfigError(
                 f"The processor and the network of {self._network.config.model_type} disagree about the size of "
