@@ -518,6 +518,17 @@ class ProbeResult(Record):
     """Share of pairs whose winner became another; of pairs judged rightly before, where something begs for a score."""
 
 
+class PairMargin(Record):
+    """By how much the chosen trajectory of a pair is above the rejected one."""
+
+    margin: float
+    """In points of score."""
+    characters: int
+    """In characters observed and said."""
+    steps: int
+    """In steps."""
+
+
 class JudgeReport(Record):
     """How far a reward model can be trusted; intervals are over source tasks."""
 
@@ -547,6 +558,8 @@ class JudgeReport(Record):
     """The same with T = 1."""
     reliability: tuple[ReliabilityBin, ...]
     """From unsure to sure."""
+    margins: tuple[PairMargin, ...]
+    """Of every pair, in the order of their ids."""
     length: dict[str, LengthBias]
     """By `characters` and `steps`; one is missing where all pairs have two sides of equal length."""
     swapped: Interval

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.pipeline.charts import Axis, Series, element, histogram, interval_mark, line_chart, linear_axis
+from armap.pipeline.charts import Axis, Series, element, histogram, interval_mark, line_chart, linear_axis, scatter
 from armap.types import Interval
 
 finite = st.floats(-1e12, 1e12, allow_nan=False)
@@ -36,6 +36,17 @@ def test_ticks_are_round_numbers(values, ticks):
 def test_equal_ratios_are_equal_distances_on_a_logarithmic_axis():
     axis = Axis("n", [1, 10, 100], logarithmic=True)
     assert [axis.share(value) for value in (1, 10, 100)] == pytest.approx([0, 0.5, 1])
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=8))
+def test_points_are_drawn_inside_the_chart_and_zero_where_it_is_in_sight(points):
+    x, y = (linear_axis("x", values) for values in zip(*points, strict=True))
+    chart = scatter("t", points, x, y)
+    marks = [(float(mark.get("cx", "")), float(mark.get("cy", ""))) for mark in chart.iter("circle")]
+    assert len(marks) == len(points)
+    assert all(65 <= across <= 419 and 33 <= down <= 243 for across, down in marks)
+    upright = [line for line in chart.iter("line") if line.get("y1") == "34.0" and line.get("y2") == "242.0"]
+    assert len(upright) == (x.ticks[0] <= 0 <= x.ticks[-1])
 
 
 def test_tick_labels_that_would_run_into_each_other_are_left_out():

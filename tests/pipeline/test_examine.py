@@ -63,6 +63,8 @@ async def test_a_perfect_judge_has_nothing_held_against_it():
     assert set(report.accuracy_by_env) == {"toy"}
     assert [probe.flipped.mean for probe in (*report.reworded, *report.injected)] == [0] * 6
     assert report.length["steps"].score == pytest.approx(report.length["steps"].label)
+    assert {pair.margin for pair in report.margins} == {1.0}
+    assert [pair.steps for pair in report.margins] == [len(p.chosen.steps) - len(p.rejected.steps) for p in PAIRS]
 
 
 async def test_a_judge_that_sees_no_difference_is_as_good_as_a_coin():
@@ -195,10 +197,16 @@ async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):
     assert (heldout.pairs, heldout.held_out) == (7, True)
 
 
+async def test_that_both_sides_are_of_equal_length_is_said():
+    even = [pair for pair in PAIRS if len(pair.chosen.steps) == len(pair.rejected.steps)]
+    rows = [str(cell) for column in judge_table(await report_on(is_chosen, even)).columns for cell in column.cells]
+    assert rows.count("none: both sides have as many") == 1
+
+
 async def test_the_table_and_the_page_say_what_was_found():
     report = await report_on(lambda one: is_chosen(one) + 2 * (INJECTIONS[0].text in text_of(one)))
     rows = [str(cell) for column in judge_table(report).columns for cell in column.cells]
     (section,) = judge_sections(report)
     for said in (rows, [*section.itertext()]):
         assert any(INJECTIONS[0].text in one for one in said)
-        assert any(one.startswith("100.0 % [100.0, 100.0]") for one in said)
+        assert any(one.strip().startswith("100.0 % [100.0, 100.0]") for one in said)

@@ -112,6 +112,20 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Elemen
     return chart
 
 
+def scatter(title: str, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> Element:
+    """Draw points, and a line at 0 in either direction."""
+    chart = _frame(title, [], x, y)
+    left, right, top, bottom = _across(x, x.ticks[0]), _across(x, x.ticks[-1]), _up(y, y.ticks[-1]), _up(y, y.ticks[0])
+    if 0 <= x.share(0) <= 1:
+        chart.append(element("line", class_="axis", x1=_across(x, 0), y1=top, x2=_across(x, 0), y2=bottom))
+    if 0 <= y.share(0) <= 1:
+        chart.append(element("line", class_="axis", x1=left, y1=_up(y, 0), x2=right, y2=_up(y, 0)))
+    for at, value in points:
+        told = element("title", f"{x.text(at)}: {y.text(value)}")
+        chart.append(element("circle", told, class_="dot", cx=_across(x, at), cy=_up(y, value), r=3))
+    return chart
+
+
 def histogram(title: str, groups: Mapping[str, Sequence[float]], x_label: str) -> Element:
     """Draw how the values of each group are distributed, as shares of the group so that sizes do not matter.
 

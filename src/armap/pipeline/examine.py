@@ -20,6 +20,7 @@ from armap.types import (
     Interval,
     JudgeReport,
     LengthBias,
+    PairMargin,
     PreferencePair,
     ProbeResult,
     ReliabilityBin,
@@ -77,6 +78,10 @@ async def judge_report(
     sharpness = fit_sharpness(margins)
     confidences = _confidences(pairs, margins)
     right = list(map(judged_rightly, margins))
+    lengths = {
+        unit: [length(chosen) - length(rejected) for chosen, rejected in sides]
+        for unit, length in (("characters", _characters), ("steps", _steps))
+    }
     return JudgeReport(
         reward_model=name,
         pairs=len(pairs),
@@ -90,11 +95,11 @@ async def judge_report(
         calibration_error=_calibration_error(_bins(margins, confidences)),
         uncalibrated_error=_calibration_error(_bins(margins, _sure(np.array(margins)))),
         reliability=_bins(margins, confidences),
-        length={
-            unit: bias
-            for unit, length in (("characters", _characters), ("steps", lambda one: len(one.steps)))
-            if (bias := _length_bias(margins, [length(chosen) - length(rejected) for chosen, rejected in sides]))
-        },
+        margins=tuple(
+            PairMargin(margin=margin, characters=characters, steps=steps)
+            for margin, characters, steps in zip(margins, *lengths.values(), strict=True)
+        ),
+        length={unit: bias for unit, differences in lengths.items() if (bias := _length_bias(margins, differences))},
         swapped=_flips(pairs, margins, await _margins(judge, sides, turned=True)),
         reworded=tuple([await _reword(judge, wording, pairs, margins) for wording in REWORDINGS]),
         injected=tuple([await _inject(judge, injection, pairs, margins) for injection in INJECTIONS])
@@ -210,6 +215,10 @@ def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 def _characters(trajectory: Trajectory) -> int:
     observed = [step.observation.text for step in trajectory.steps] + [trajectory.final_observation.text]
     return sum(map(len, observed)) + sum(len(step.action.text) for step in trajectory.steps)
+
+
+def _steps(trajectory: Trajectory) -> int:
+    return len(trajectory.steps)
 
 
 def _length_bias(margins: Sequence[float], differences: Sequence[int]) -> LengthBias | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from armap.pipeline.charts import Axis, Series, captioned, element, line_chart, linear_axis
+from armap.pipeline.charts import Axis, Series, captioned, element, interval_mark, line_chart, linear_axis, scatter
 from armap.pipeline.figures import success_figure
 from armap.pipeline.outcomes import search_verdict
 from armap.pipeline.page import terms
@@ -31,14 +32,14 @@ def judge_table(report: JudgeReport) -> Table:
     table.add_column(justify="right", no_wrap=True)
     for heading, rows in _groups(report):
         table.add_row(Text(heading, style="bold"), "")
-        for name, value in rows:
-            table.add_row(Text(f"  {name}"), Text(value))
+        for row in rows:
+            table.add_row(Text(f"  {row.name}"), Text(row.value))
     return table
 
 
 def judge_sections(report: JudgeReport) -> Iterator[Element]:
     """Yield the section of a page about a reward model."""
-    charts = [_reliability_figure(report)]
+    charts = [_reliability_figure(report), _length_figure(report)]
     if len(report.success_by_n) > 1:
         charts.append(success_figure(report.success_by_n))
     yield element(
@@ -46,7 +47,11 @@ def judge_sections(report: JudgeReport) -> Iterator[Element]:
         element("h2", "How far the reward model can be trusted"),
         element("p", f"{report.reward_model}, examined on {_pairs(report)}. {_NOTE}", class_="note"),
         element("div", *charts, class_="charts"),
-        *(part for heading, rows in _groups(report) for part in (element("h3", heading), terms(dict(rows)))),
+        *(
+            part
+            for heading, rows in _groups(report)
+            for part in (element("h3", heading), terms({row.name: _drawn(row) for row in rows}))
+        ),
     )
 
 
@@ -64,37 +69,51 @@ def _pairs(report: JudgeReport) -> str:
     return f"{report.pairs} {kind}preference pairs of {report.source_tasks} source tasks"
 
 
-def _groups(report: JudgeReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield headings, each with names and values under it."""
+class _Row(NamedTuple):
+    """Something that was found out."""
+
+    name: str
+    value: str
+    share: Interval | None = None
+    """The same as numbers, where it is a share."""
+
+
+def _groups(report: JudgeReport) -> Iterator[tuple[str, list[_Row]]]:
+    """Yield headings, each with what was found out under it."""
     accuracies = [("all", report.accuracy)]
     accuracies += [(f"rejected by {origin}", share) for origin, share in report.accuracy_by_origin.items()]
     accuracies += [(f"environment {env}", share) for env, share in report.accuracy_by_env.items()]
     if report.accuracy_unfinished:
         accuracies.append(("unfinished, halfway", report.accuracy_unfinished))
-    yield "Pairwise accuracy", [(name, _share(share)) for name, share in accuracies]
+    yield "Pairwise accuracy", [_share(name, share) for name, share in accuracies]
     temperature = "none: margins say nothing" if report.temperature is None else f"{report.temperature:.3g}"
     yield (
         "Probabilities from margins",
         [
-            ("temperature", temperature),
-            ("expected calibration error", f"{100 * report.calibration_error:.1f} %"),
-            ("the same at temperature 1", f"{100 * report.uncalibrated_error:.1f} %"),
+            _Row("temperature", temperature),
+            _Row("expected calibration error", _percent(report.calibration_error)),
+            _Row("the same at temperature 1", _percent(report.uncalibrated_error)),
         ],
     )
-    if report.length:
-        biases = [(unit, f"{bias.score:+.2f} (label {bias.label:+.2f})") for unit, bias in report.length.items()]
-        yield "Correlation within pairs of the score with", biases
-    yield "Pairs that flip", [("scored in the opposite order", _share(report.swapped))]
+    biases = {unit: report.length.get(unit) for unit in ("characters", "steps")}
+    yield (
+        "Correlation within pairs of the score with",
+        [
+            _Row(unit, f"{bias.score:+.2f} (label {bias.label:+.2f})" if bias else "none: both sides have as many")
+            for unit, bias in biases.items()
+        ],
+    )
+    yield "Pairs that flip", [_share("scored in the opposite order", report.swapped)]
     yield (
         "Pairs that flip by another wording of the instruction",
-        [(one.text, _share(one.flipped)) for one in report.reworded],
+        [_share(one.text, one.flipped) for one in report.reworded],
     )
     if report.injected:
-        begging = [(one.text, _share(one.flipped)) for one in report.injected]
+        begging = [_share(one.text, one.flipped) for one in report.injected]
         yield "Pairs that flip by a text in what the rejected side observed", begging
     if report.success_by_n:
         points = [
-            (f"N = {point.n}", f"{_percent(point.best_of_n)} (ceiling {_percent(point.oracle)})")
+            _Row(f"N = {point.n}", f"{_percent(point.best_of_n)} (ceiling {_percent(point.oracle)})")
             for point in report.success_by_n
         ]
         yield f"Best-of-N: {search_verdict(report.success_by_n)}", points
@@ -112,8 +131,24 @@ def _reliability_figure(report: JudgeReport) -> Element:
     )
 
 
-def _share(interval: Interval) -> str:
-    return f"{_percent(interval.mean)} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+def _length_figure(report: JudgeReport) -> Element:
+    points = [(float(pair.characters), pair.margin) for pair in report.margins]
+    x = linear_axis("by how many characters the chosen side is longer", [0.0, *(length for length, _ in points)])
+    y = linear_axis("margin (points of score)", [0.0, *(margin for _, margin in points)])
+    return captioned(
+        scatter("Length", points, x, y),
+        "Length: each mark is a pair, above 0 where it is judged rightly. Marks that rise from left to right say that "
+        "longer trajectories score higher.",
+    )
+
+
+def _share(name: str, share: Interval) -> _Row:
+    return _Row(name, f"{_percent(share.mean)} [{100 * share.low:.1f}, {100 * share.high:.1f}]", share)
+
+
+def _drawn(row: _Row) -> str | Element:
+    """Return what was found out as a page shows it, a share with a mark of its interval."""
+    return row.value if row.share is None else element("span", interval_mark(row.share), f" {row.value}")
 
 
 def _percent(value: float) -> str:

@@ -21,7 +21,7 @@ def write_page(path: Path, title: str, sections: Sequence[Element]) -> Path:
     return path
 
 
-def terms(named: Mapping[str, str]) -> Element:
+def terms(named: Mapping[str, str | Element]) -> Element:
     """Return names with what they mean or come to."""
     return element(
         "dl", *(part for name, value in named.items() for part in (element("dt", name), element("dd", value)))
