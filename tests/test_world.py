@@ -329,14 +329,14 @@ async def test_other_legal_actions_are_a_divergence_too():
 async def test_far_more_tasks_than_environments_go_on_side_by_side():
     site = Site()
     world = LiveWorld(site)
-    tasks = [place(f"place {i}") for i in range(100)]
+    tasks = [place(f"place {i}") for i in range(300)]
     histories = [await world.start(task) for task in tasks]
     for action in ("north", "east", "north", "east"):
         histories = [await go(world, history, action) for history in histories]
     assert [history.observation.text for history in histories] == [
-        f"place {i} > north > east > north > east" for i in range(100)
+        f"place {i} > north > east > north > east" for i in range(300)
     ]
-    assert len(site.made) == 32
+    assert len(site.made) == 128
 
 
 async def test_no_more_environments_are_alive_than_asked_for_and_those_used_longest_ago_leave_their_place():

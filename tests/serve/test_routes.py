@@ -308,11 +308,9 @@ def test_pictures_that_are_damaged_too_large_or_elsewhere_are_refused(client, co
     assert (answer.status_code, said in error(answer)) == (status, True)
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_neither_the_task_nor_an_action_has_a_picture(client, place):
-    contents = ["task", "Action: look", "end"]
-    contents[place] = shown(picture(0))
-    assert client.post("/classify", json=chat(*contents)).status_code == 400
+def test_an_action_has_no_picture_and_that_of_a_task_is_what_is_seen_first(client):
+    assert client.post("/classify", json=chat("task", shown(picture(0)), "end")).status_code == 400
+    assert client.post("/classify", json=chat(shown(picture(0)), "Action: look", "end")).status_code == 200
 
 
 def test_the_body_of_an_answer_is_json_for_any_reader(client):
