@@ -72,7 +72,8 @@ def test_pictures_of_pages_are_collected_learned_from_and_scored_alike_here_and_
     agent = "scripted" if env == "webshop" else make_tiny_model(tmp_path / "agent")
     few = ("--tasks", 4, "--samples", 3, "--evaluation", {"webshop": "test", "miniwob": "0-9"}[env], "--seed", 1)
     armap("collect", "--env", env, "--model", agent, "--images", *few, "--concurrency", 2, "--run", run)
-    armap("synthesize", "--writer", "environment" if env == "webshop" else "model", "--concurrency", 2, "--run", run)
+    writer = "environment" if env == "webshop" else "model"
+    armap("synthesize", "--writer", writer, "--judge", "none", "--concurrency", 2, "--run", run)
     backbone = make_tiny_vision_model(tmp_path / "backbone", FAMILIES[env])
     options = ("--layers", 0, "--lora-rank", 4, "--max-tokens", 1024, "--heldout-share", 0.5)
     armap("train", "--backbone", backbone, *options, "--run", run)
