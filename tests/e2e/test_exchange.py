@@ -8,11 +8,13 @@ import pytest
 
 pytest.importorskip("torch", reason="the local extra is not installed: exchanged pairs are not trained on")
 
+from PIL import Image
+
 from armap.store import RunFolder
 from armap.types import PreferencePair
-from tiny_model import make_tiny_model
+from tiny_model import make_tiny_model, make_tiny_vision_model
 
-from .runs import armap
+from .runs import armap, sentence
 
 OBJECTS = ("cube", "ball", "cone")
 
@@ -53,7 +55,7 @@ def foreign_set(file: Path) -> None:
     """Write pairs as a chat assistant's users would make them: the right thing is taken, or another one."""
     rng = Random(0)
     rows = []
-    for _ in range(120):
+    for _ in range(80):
         wanted, other = rng.sample(OBJECTS, 2)
         color = rng.choice(("red", "green", "blue"))
         asked = {"role": "user", "content": f"Leave with the {color} {wanted}."}
@@ -69,13 +71,41 @@ def foreign_set(file: Path) -> None:
 
 def test_anybodys_pairs_train_here_and_are_judged_right_when_held_out(tmp_path):
     foreign_set(tmp_path / "set.jsonl")
+    armap("import", tmp_path / "set.jsonl", "--run", tmp_path / "run")
+    tiny = ("--backbone", make_tiny_model(tmp_path / "tiny"), "--lora-rank", 8, "--learning-rate", 1e-2)
+    trained = json.loads(armap("train", "--run", tmp_path / "run", *tiny, "--epochs", 2, "--json").stdout)
+    assert trained["source_tasks"] >= 2
+    assert trained["pairwise_accuracy"]["low"] > 0.8
+
+
+def test_an_imported_run_trains_and_reports_but_nothing_acts_in_it(tmp_path):
+    foreign_set(tmp_path / "set.jsonl")
     run = tmp_path / "run"
     said = armap("import", tmp_path / "set.jsonl", "--run", run).stdout
-    assert said == f"120 pairs are in {run / 'pairs.jsonl'}.\n"
-    tiny = ("--backbone", make_tiny_model(tmp_path / "tiny"), "--lora-rank", 8, "--learning-rate", 1e-2)
-    trained = json.loads(armap("train", "--run", run, *tiny, "--epochs", 2, "--json").stdout)
-    assert trained["pairwise_accuracy"]["low"] > 0.8
-    assert trained["source_tasks"] >= 2
+    assert said == f"80 pairs are in {run / 'pairs.jsonl'}.\n"
+    armap("train", "--kind", "linear", "--run", run)
     assert json.loads(armap("judge-report", "--run", run, "--json").stdout)["held_out"] is True
     armap("report", "--run", run)
-    assert "nothing was collected" in armap("evaluate", "--run", run, code=2).stderr.lower()
+    assert sentence(armap("evaluate", "--run", run, code=2).stderr).startswith("Nothing was collected in")
+
+
+def pictured_set(file: Path) -> None:
+    """Write pairs whose right side only the picture tells, as `datasets` writes them."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: nobody else's pictures are taken in")
+    rng = Random(0)
+    rows = []
+    for i in range(80):
+        shown, other = rng.sample(("red", "green"), 2)
+        picture = Image.new("RGB", (32, 32), shown)
+        rows.append({"prompt": f"cube {i % 40}", "chosen": shown, "rejected": other, "images": [picture]})
+    pairs = datasets.Dataset.from_list(rows)
+    pairs.cast_column("images", datasets.List(datasets.Image())).to_parquet(file)
+
+
+def test_anybodys_pictures_are_learned_from(tmp_path):
+    pictured_set(tmp_path / "set.parquet")
+    armap("import", tmp_path / "set.parquet", "--run", tmp_path / "run")
+    tiny = ("--backbone", make_tiny_vision_model(tmp_path / "tiny", "qwen2_5_vl"), "--lora-rank", 16)
+    how = ("--lora-alpha", 32, "--learning-rate", 1e-2, "--epochs", 6, "--evaluate-every", 40, "--json")
+    trained = json.loads(armap("train", "--run", tmp_path / "run", *tiny, *how).stdout)
+    assert trained["pairwise_accuracy"]["low"] > 0.8
