@@ -79,7 +79,9 @@ def _trajectory(number: int, actions: Sequence[str], outcome: str) -> Trajectory
     return Trajectory(
         id="/".join([str(number), *actions]),
         task=Task(
-            id=str(number), env="made up", instruction=f"Buy a blue cotton shirt for less than {number} dollars."
+            id=str(number),
+            env="made up",
+            instruction=f"Buy a large blue cotton shirt from a warehouse for less than {number} dollars.",
         ),
         steps=tuple(
             Step(observation=Observation(text=seen(i)), action=Action(text=action)) for i, action in enumerate(actions)

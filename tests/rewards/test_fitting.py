@@ -125,9 +125,10 @@ def test_a_chosen_trajectory_with_several_rejected_ones_is_computed_once_a_step(
     assert sum(map(bool, steps_with)) <= 2
 
 
-def test_a_fit_counts_the_tokens_it_computed_and_those_it_did_not_compute_again(backbone, tmp_path):
+@pytest.mark.parametrize("pass_tokens", [1, 100_000])
+def test_a_fit_counts_the_tokens_it_computed_and_those_it_did_not_compute_again(backbone, tmp_path, pass_tokens):
     groups = [*group(4, 3), *group(4, 4)]
-    settings = QUICK.model_copy(update={"pairs_per_step": 8, "pass_tokens": 100_000})
+    settings = QUICK.model_copy(update={"pairs_per_step": 8, "pass_tokens": pass_tokens})
     model, _ = fit(backbone, tmp_path, settings, groups, groups[:4])
     computed = sum(len(tree) for tree in model.trees(sides(groups))[0] + model.trees(sides(groups[:4]))[0])
     assert model.computed_tokens == computed

@@ -363,7 +363,7 @@ def _shuffled(pairs: Sequence[PreferencePair], seed: int, epoch: int, at_once: i
 
 
 def _split(model: TransformerRewardModel, pairs: Sequence[PreferencePair], pass_tokens: int) -> list[_Pass]:
-    """Return pairs in passes of bounded length, but for one whose only pair is longer."""
+    """Return pairs in passes of bounded length, but for one whose only pair or tree is longer."""
     trees, places = model.trees([side for pair in pairs for side in (pair.chosen, pair.rejected)])
     passes: list[_Pass] = []
     there: dict[int, int] = {}
@@ -372,7 +372,7 @@ def _split(model: TransformerRewardModel, pairs: Sequence[PreferencePair], pass_
     margins = (pair.margin for pair in pairs)
     for chosen, rejected, margin in sorted(zip(places[0::2], places[1::2], margins, strict=True)):
         new = {tree for tree, _ in (chosen, rejected)} - there.keys()
-        if not passes or tokens + sum(len(trees[tree]) for tree in new) > pass_tokens:
+        if not passes or (new and tokens + sum(len(trees[tree]) for tree in new) > pass_tokens):
             passes.append(_Pass([], [], [], []))
             there, tokens, new = {}, 0, {tree for tree, _ in (chosen, rejected)}
         for tree in sorted(new):
