@@ -224,7 +224,8 @@ class PreferencePair(Record):
     instruction_writer: str
     """Who wrote the instruction: `environment`, the name of a language model, or `task` where it was not rewritten."""
     verified_by: str
-    """What established which side is the chosen one: `execution`, `environment reward` (an oracle) or `nothing`."""
+    """What established which side is the chosen one: `execution`, `environment reward` (an oracle), `nothing`, or
+    `imported` where a data set says so."""
     judge: str | None = None
     """The language model that took the chosen side for the better one in both orders; None if none was asked."""
     usage: Usage = Usage()

@@ -25,7 +25,7 @@ def test_our_pairs_train_in_trls_reward_trainer(tmp_path, monkeypatch):
     from datasets import load_dataset
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 60, "--samples", 6, "--run", tmp_path / "run")
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", tmp_path / "run")
     armap("synthesize", "--run", tmp_path / "run")
     armap("export", tmp_path / "pairs.jsonl", "--run", tmp_path / "run")
     pairs = load_dataset(

@@ -19,7 +19,7 @@ from .runs import armap, environment, sentence
 def run(tmp_path_factory) -> Path:
     """A run folder with pairs and nothing trained."""
     run = tmp_path_factory.mktemp("pairs") / "mine"
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 60, "--samples", 6, "--run", run)
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", run)
     armap("synthesize", "--run", run)
     return run
 

@@ -67,10 +67,12 @@ def said(role: str, content: object) -> dict[str, object]:
 
 @every_kind
 def test_a_pair_comes_back_as_a_reward_model_reads_it_with_all_that_is_known_about_it(tmp_path, kind):
-    pairs = [pair.model_copy(update={"margin": i / 4}) for i, pair in enumerate(PAIRS)]
+    pairs = [
+        pair.model_copy(update={"margin": i / 4, "judge": "a model" if i % 2 else None}) for i, pair in enumerate(PAIRS)
+    ]
     again = there_and_back(tmp_path, pairs, kind)
     for pair, back in zip(pairs, again, strict=True):
-        for name in ("id", "source_task_id", "origin", "instruction_writer", "verified_by", "margin"):
+        for name in ("id", "source_task_id", "origin", "instruction_writer", "verified_by", "judge", "margin"):
             assert getattr(back, name) == getattr(pair, name)
         assert (back.task.instruction, back.task.env) == (pair.task.instruction, pair.task.env)
         for side, back_side in ((pair.chosen, back.chosen), (pair.rejected, back.rejected)):
@@ -226,7 +228,7 @@ RENDERED = ["Task: 2 + 2?\n\nAction: 4\n\nWas the task done?", "Task: 2 + 2?\n\n
 def test_every_form_of_a_preference_is_read(tmp_path, row):
     ((pair,), _) = read(tmp_path, row)
     assert [render(pair.chosen), render(pair.rejected)] == RENDERED
-    assert (pair.origin, pair.instruction_writer, pair.verified_by) == ("imported", "imported", "nothing")
+    assert {pair.origin, pair.instruction_writer, pair.verified_by} == {"imported"}
     assert (pair.id, pair.margin) == ("set/1", 0.0)
 
 

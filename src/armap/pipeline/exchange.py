@@ -28,10 +28,12 @@ from armap.store import RunFolder
 from armap.types import DiscardedPair, ImageRef, PreferencePair, Trajectory
 
 IMPORTED = "imported"
-"""Origin and instruction writer of pairs about which a data set says nothing."""
+"""How pairs were made and verified about which a data set says nothing more."""
 
 _ABOUT = ("source_task_id", "env", "origin", "instruction_writer", "verified_by")
-"""Columns beside the pair itself and its margin; each is a text."""
+"""Columns beside the pair itself; each is a text."""
+_SOMETIMES = ("judge", "margin")
+"""Further columns, which are there if some pair has such a thing."""
 _IMAGE_PX = 2**26
 """Most pixels of a picture that is taken in."""
 _ROWS_AT_ONCE = 100
@@ -75,15 +77,15 @@ def export_pairs(run: RunFolder, place: Path) -> int:
     pictured = any(turn.images for turns in sides for turn in turns)
     if pictured and kind == ".jsonl":
         raise ConfigError(f"The pairs in {run.path} show pictures, which JSON lines cannot hold; name a .parquet file.")
-    margins = any(pair.margin for pair in pairs)
-    rows = (_row(pair, run.images if pictured else None, margins=margins) for pair in pairs)
+    sometimes = [name for name in _SOMETIMES if any(getattr(pair, name) for pair in pairs)]
+    rows = (_row(pair, run.images if pictured else None, sometimes) for pair in pairs)
     # Whole or not at all.
     draft = place.with_name(f".{place.name}.draft")
     try:
         if kind == ".jsonl":
             _write_json_lines(draft, rows)
         else:
-            _write_parquet(draft, rows, pictured=pictured, margins=margins)
+            _write_parquet(draft, rows, pictured, sometimes)
         draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
@@ -136,7 +138,7 @@ def import_pairs(run: RunFolder, files: Sequence[Path], *, seed: int) -> Importe
 # Out
 
 
-def _row(pair: PreferencePair, images: ImageFolder | None, *, margins: bool) -> Row:
+def _row(pair: PreferencePair, images: ImageFolder | None, sometimes: Sequence[str]) -> Row:
     """Return a pair as a row; messages have parts, and the row pictures, where `images` is given."""
     chosen, rejected = as_turns(pair.chosen), as_turns(pair.rejected)
     common = _asked(chosen[:-1], rejected[:-1])
@@ -147,7 +149,7 @@ def _row(pair: PreferencePair, images: ImageFolder | None, *, margins: bool) -> 
         row["images"] = [{"bytes": images.read(image), "path": f"{image.sha256}.png"} for image in shown]
     row["pair_id"] = pair.id
     row |= {name: pair.task.env if name == "env" else getattr(pair, name) for name in _ABOUT}
-    return row | ({"margin": pair.margin} if margins else {})
+    return row | {name: getattr(pair, name) for name in sometimes}
 
 
 def _asked(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
@@ -168,7 +170,7 @@ def _write_json_lines(file: Path, rows: Iterable[Row]) -> None:
         lines.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
-def _write_parquet(file: Path, rows: Iterable[Row], *, pictured: bool, margins: bool) -> None:
+def _write_parquet(file: Path, rows: Iterable[Row], pictured: bool, sometimes: Sequence[str]) -> None:
     _require_pyarrow()
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
@@ -179,7 +181,7 @@ def _write_parquet(file: Path, rows: Iterable[Row], *, pictured: bool, margins: 
     fields = [(name, messages) for name in ("prompt", "chosen", "rejected")]
     fields += [("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", text)])))] if pictured else []
     fields += [(name, text) for name in ("pair_id", *_ABOUT)]
-    fields += [("margin", pa.float64())] if margins else []
+    fields += [(name, pa.float64() if name == "margin" else text) for name in sometimes]
     # How `datasets` knows what are pictures.
     features = {"images": {"feature": {"_type": "Image"}, "_type": "List"}} if pictured else {}
     about = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -272,7 +274,8 @@ def _pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> Preference
         source_task_id=_text(row, "source_task_id", sha256(asked.encode()).hexdigest()[:16]),
         origin=origin,
         instruction_writer=_text(row, "instruction_writer", IMPORTED),
-        verified_by=_text(row, "verified_by", "nothing"),
+        verified_by=_text(row, "verified_by", IMPORTED),
+        judge=_text(row, "judge", "") or None,
         margin=_margin(row),
     )
 
