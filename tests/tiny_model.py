@@ -19,11 +19,18 @@ from transformers import (
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -33,6 +40,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
     SmolVLMImageProcessorPil,
@@ -67,7 +75,7 @@ IDEFICS_TOKENS = [
 ]
 QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
-Vision = Literal["idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl"]
+Vision = Literal["idefics3", "smolvlm", "llava", "qwen2_5_vl", "qwen3_vl"]
 
 
 def make_tiny_model(folder: Path, *, seed: int = 0, words: str = WORDS, max_positions: int = 4096) -> str:
@@ -107,7 +115,31 @@ def make_tiny_vision_model(folder: Path, family: Vision, *, seed: int = 0) -> st
 
     A picture takes 4 to some 50 tokens.
     """
+    if family == "llava":
+        return _write_llava(folder, seed)
     return (_write_idefics if family in ("idefics3", "smolvlm") else _write_qwen)(folder, family, seed)
+
+
+def make_tiny_gemma3(folder: Path) -> str:
+    """Write a Gemma 3, whose tokens of a picture attend to each other in both directions."""
+    control = ["<image_soft_token>", "<start_of_image>", "<end_of_image>"]
+    ids = _write_tokenizer(folder, WORDS, control, _vision_chat("<start_of_image>"))
+    file = folder / "tokenizer_config.json"
+    names = dict(zip(("image_token", "boi_token", "eoi_token"), control, strict=True))
+    file.write_text(json.dumps(json.loads(file.read_text()) | names))
+    Gemma3ImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    processor = {"processor_class": "Gemma3Processor", "image_seq_length": 4}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    sees = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, image_size=16, patch_size=4, num_hidden_layers=2, num_attention_heads=4
+    )
+    config = Gemma3Config(
+        text_config={**SIZES, "num_key_value_heads": 2, "head_dim": 8, **_vocabulary(ids)},
+        vision_config=sees.to_dict(),
+        mm_tokens_per_image=4,
+        **{f"{name}_index": ids[token] for name, token in names.items()},
+    )
+    return _write(Gemma3ForConditionalGeneration, config, folder, 0)
 
 
 def _write_idefics(folder: Path, family: Vision, seed: int) -> str:
@@ -130,6 +162,33 @@ def _write_idefics(folder: Path, family: Vision, seed: int) -> str:
     )
     network = SmolVLMForConditionalGeneration if smol else Idefics3ForConditionalGeneration
     return _write(network, config, folder, seed)
+
+
+def _write_llava(folder: Path, seed: int) -> str:
+    ids = _write_tokenizer(folder, WORDS, ["<image>"], _vision_chat("<image>"))
+    size = {"height": 16, "width": 16}
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder)
+    processor = {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": 4,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+    }
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    text = LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=4096, **_vocabulary(ids)).to_dict()
+    # Wide enough weights, as CLIP shrinks what it is given by its own rules.
+    sees = CLIPVisionConfig(
+        **EYES,
+        image_size=16,
+        patch_size=4,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        initializer_factor=10.0,
+    )
+    config = LlavaConfig(text_config=text, vision_config=sees.to_dict(), image_token_index=ids["<image>"])
+    return _write(LlavaForConditionalGeneration, config, folder, seed)
 
 
 def _write_qwen(folder: Path, family: Vision, seed: int) -> str:

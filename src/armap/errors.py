@@ -74,3 +74,9 @@ class ReplayError(EnvError):
 
 class RewardModelError(RunError):
     """A score is missing or not finite."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line that somebody else's error says, with the next one where it only announces that."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])

@@ -40,10 +40,10 @@ class ShowProgress(Protocol):
 
 @runtime_checkable
 class Remarking(Protocol):
-    """A reward model that says what it did not read as it was."""
+    """A reward model that says what it did not read as it was, and what it saved."""
 
     def remarks(self) -> list[str]:
-        """Return a sentence for each thing that was shortened or left out."""
+        """Return a sentence for each thing that was shortened, left out or saved."""
         ...
 
 
@@ -91,7 +91,7 @@ def transformer_family(backbone: str) -> type[TransformerRewardModel]:
 
 
 def remarks(judge: RewardModel) -> list[str]:
-    """Return what a reward model did not read as it was, a sentence each; nothing where it cannot say."""
+    """Return what a reward model did not read as it was or saved, a sentence each; nothing where it cannot say."""
     return judge.remarks() if isinstance(judge, Remarking) else []
 
 

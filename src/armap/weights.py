@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from armap.errors import ConfigError
+from armap.errors import ConfigError, first_line
 from armap.seeds import stable_hash
 
 EMBEDDED = "embedded"
@@ -135,7 +135,7 @@ def stored_settings(model: str) -> dict[str, Any]:
     try:
         settings, _ = PreTrainedConfig.get_config_dict(files.source)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise _unloadable(model, error) from error
     return dict(settings)
 
 
@@ -163,7 +163,7 @@ def load(model: str) -> LocalModel:
             tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
             network = AutoModelForCausalLM.from_pretrained(files.source, gguf_file=files.gguf_file, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"The model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise _unloadable(model, error) from error
     return LocalModel(files.name, tokenizer, network.to(device()).eval())
 
 
@@ -227,7 +227,7 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
         )
         processor = _load_processor(str(folder), config)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"The reward model in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"The reward model in {folder} cannot be read: {first_line(error)}") from error
     weight = head(network).weight
     # Absence first: transformers gives a plain language model a random head of two labels.
     absent = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
@@ -364,7 +364,7 @@ def _read_config(files: WeightFiles) -> Any:  # noqa: ANN401
 
 
 def _unloadable(model: str, error: Exception) -> ConfigError:
-    return ConfigError(f"The model {model} cannot be loaded: {str(error).strip().splitlines()[0]}")
+    return ConfigError(f"The model {model} cannot be loaded: {first_line(error)}")
 
 
 def _text(config: Any) -> Any:  # noqa: ANN401

@@ -17,10 +17,15 @@ from armap.images import ImageFolder  # noqa: E402
 from armap.rewards.rendering import pieces  # noqa: E402
 from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
 from armap.types import Action, ImageRef, Observation, Step, Task, Trajectory  # noqa: E402
-from tiny_model import make_tiny_model, make_tiny_vision_model  # noqa: E402
+from tiny_model import make_tiny_gemma3, make_tiny_model, make_tiny_vision_model  # noqa: E402
 
-FAMILIES = ["idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl"]
-MARKERS = {"idefics3": "<image>", "smolvlm": "<image>", "qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
+FAMILIES = ["idefics3", "smolvlm", "llava", "qwen2_5_vl", "qwen3_vl"]
+MARKERS = {
+    "idefics3": "<image>",
+    "smolvlm": "<image>",
+    "llava": "<image>",
+    "qwen": "<|vision_start|><|image_pad|><|vision_end|>",
+}
 TASKS = [Task(id=words, env="e", instruction=words) for words in ("Leave with the red cube.", "Leave with nothing.")]
 
 
@@ -188,7 +193,7 @@ def test_trajectories_without_pictures_are_fine(model, plain, trajectories):
 def test_a_picture_is_looked_at_once_however_often_it_is_shown(model, trajectories):
     looks = []
     owner, text = weights.text_tower(model.network)
-    eyes = next(part for name, part in owner.named_children() if name in ("visual", "vision_model"))
+    eyes = next(part for name, part in owner.named_children() if name in ("visual", "vision_model", "vision_tower"))
     assert text != "visual"
     eyes.register_forward_hook(lambda *_: looks.append(1))
     for _ in range(2):
@@ -224,7 +229,7 @@ def test_a_long_trajectory_loses_words_before_pictures_and_its_last_picture_last
     long = trajectory.model_copy(update={"steps": steps})
     whole = len(TransformerRewardModel.from_backbone(backbone, images=folder).token_ids(long))
     images = []
-    for limit in range(whole, 40, -5):
+    for limit in range(whole, 40, -15):
         model = TransformerRewardModel.from_backbone(backbone, max_tokens=limit, images=folder)
         try:
             read = model.reader.read(long)
@@ -234,10 +239,10 @@ def test_a_long_trajectory_loses_words_before_pictures_and_its_last_picture_last
         assert model.reader.shortened == (limit < whole)
         images.append(model.reader.images)
     assert images == sorted(images, reverse=True)
-    assert images[0] == images[20] >= 2
+    assert images[0] == images[6] >= 2
 
 
-def test_large_pictures_are_scaled_down_to_the_limit_which_is_saved(backbone, folder, trajectories, tmp_path):
+def test_large_pictures_are_scaled_down_to_the_limit_which_is_saved(family, backbone, folder, trajectories, tmp_path):
     large = trajectories[0].model_copy(
         update={"final_observation": seen("You left.", picture(folder, "red", (80, 80)))}
     )
@@ -245,7 +250,10 @@ def test_large_pictures_are_scaled_down_to_the_limit_which_is_saved(backbone, fo
     model.save(tmp_path)
     whole = TransformerRewardModel.from_backbone(backbone, images=folder)
     again = TransformerRewardModel.load(tmp_path, images=folder)
-    assert len(model.token_ids(large)) == len(again.token_ids(large)) < len(whole.token_ids(large))
+    sizes = [len(one.token_ids(large)) for one in (model, again, whole)]
+    # All pictures of LLaVA have as many tokens.
+    assert sizes[0] == sizes[1] == sizes[2] if family == "llava" else sizes[0] == sizes[1] < sizes[2]
+    assert model.score_blocking([large]) != pytest.approx(whole.score_blocking([large]), abs=1e-6)
 
 
 def test_a_page_cannot_show_a_picture_by_writing_what_stands_for_one(model, trajectories):
@@ -288,7 +296,7 @@ def test_gradients_through_trees_with_pictures_are_those_of_plain_passes(model, 
     alone = dict(plain.network.named_parameters())
     trained = {name: weight.grad for name, weight in model.network.named_parameters() if weight.requires_grad}
     assert any("score" in name for name in trained)
-    assert not any("vis" in name or "connector" in name for name in trained)
+    assert not any("vis" in name or "connector" in name or "projector" in name for name in trained)
     for name, gradient in trained.items():
         torch.testing.assert_close(gradient, alone[name].grad, atol=1e-4, rtol=1e-3)
     plain.network.zero_grad()
@@ -298,7 +306,8 @@ def test_what_connects_eyes_and_text_can_be_trained_and_is_then_looked_through_a
     model, folder, trajectories, tmp_path
 ):
     owner, _ = weights.text_tower(model.network)
-    connector = owner.connector if hasattr(owner, "connector") else owner.visual.merger
+    names = ("connector", "multi_modal_projector")
+    connector = next((getattr(owner, name) for name in names if hasattr(owner, name)), None) or owner.visual.merger
     before = model.score_blocking(trajectories)
     connector.requires_grad_(True)
     model.network.train()
@@ -321,6 +330,11 @@ def test_what_connects_eyes_and_text_can_be_trained_and_is_then_looked_through_a
 def test_a_plain_vision_language_model_is_refused_as_having_no_trained_head(backbone):
     with pytest.raises(ConfigError, match="no trained reward head"):
         TransformerRewardModel.load(Path(backbone))
+
+
+def test_a_family_that_reads_pictures_in_a_way_of_its_own_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="A gemma3 model cannot be a backbone"):
+        TransformerRewardModel.from_backbone(make_tiny_gemma3(tmp_path))
 
 
 def test_layers_of_what_reads_text_are_kept_from_the_bottom(backbone, folder, trajectories, tmp_path):

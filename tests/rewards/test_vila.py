@@ -343,11 +343,37 @@ def test_what_is_no_vila_is_refused_with_what_is_missing(damaged, tmp_path):
         ("config.json", {"mm_use_im_start_end": True}, "control tokens around pictures"),
         ("vision_tower/config.json", {"model_type": "clip_vision_model"}, "by a clip_vision_model"),
         ("mm_projector/config.json", {"mm_projector_type": "resampler"}, "resampler is not known"),
+        ("config.json", {"mm_vision_select_feature": ["patch"]}, "uses the ['patch'] features"),
+        ("config.json", {"mm_vision_select_layer": 9}, "uses layer 9 of its tower, which has 3"),
+        ("config.json", {"mm_vision_select_layer": "last"}, "uses layer 'last'"),
+        ("llm/config.json", {"hidden_size": 64}, "not what its config.json says; see lm_head.weight"),
     ],
 )
 def test_another_kind_of_vila_is_refused(damaged, file, change, said):
     path = damaged / file
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert said in refusal(damaged)
+
+
+@pytest.mark.parametrize("file", ["llm/tokenizer.model", "vision_tower/preprocessor_config.json", "llm/config.json"])
+def test_a_checkpoint_that_lacks_a_file_is_refused_by_its_name(damaged, file):
+    (damaged / file).unlink()
+    assert f"has no {file}" in refusal(damaged)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", b"{", "is not JSON"),
+        ("vision_tower/config.json", b"[]", "holds no settings"),
+        ("mm_projector/config.json", b"\xff", "is not JSON"),
+        ("mm_projector/model.safetensors", b"torn", "cannot be read"),
+        ("llm/tokenizer.model", b"torn", "no SentencePiece model"),
+        ("vision_tower/model.safetensors", b"torn", "cannot be loaded"),
+    ],
+)
+def test_a_torn_file_is_refused(damaged, file, content, said):
+    (damaged / file).write_bytes(content)
     assert said in refusal(damaged)
 
 
@@ -408,6 +434,10 @@ def test_an_adapter_without_its_head_is_refused(checkpoint, adapter):
         ({"weight": torch.zeros(1, 32), "bias": torch.ones(1)}, "not trained"),
         ({"weight": torch.full((1, 32), math.nan), "bias": torch.ones(1)}, "not trained"),
         ([Path("code that runs on loading")], "cannot be read"),
+        ({"weight": torch.ones(32), "bias": torch.ones(1)}, "no linear layer"),
+        ({"weight": torch.ones(1, 32), "bias": torch.ones(2)}, "no linear layer"),
+        ({"weight": "ones", "bias": "ones"}, "named tensors"),
+        (torch.ones(3), "named tensors"),
     ],
 )
 def test_a_damaged_head_is_refused(checkpoint, adapter, head, said):
@@ -426,6 +456,14 @@ def test_an_adapter_that_is_missing_incomplete_or_for_another_model_is_refused(c
     torch.save(stored | {"base_model.model.vision_tower.layer.lora_B.weight": torch.ones(2, 2)}, file)
     assert "changes the vision tower" in refusal(checkpoint, adapter)
     assert "no adapter" in refusal(checkpoint, tmp_path)
+    torch.save([stored], file)
+    assert "named tensors" in refusal(checkpoint, adapter)
+    for content in (b"torn", None):
+        file.unlink() if content is None else file.write_bytes(content)
+        assert "cannot be read" in refusal(checkpoint, adapter)
+    config = file.with_name("adapter_config.json")
+    config.write_text(config.read_text().replace("LORA", "IA3"))
+    assert "of the kind IA3" in refusal(checkpoint, adapter)
 
 
 # Training and keeping

@@ -90,7 +90,7 @@ async def test_beyond_the_queue_clients_are_told_when_to_come_back(client):
 
 async def test_a_request_that_never_fits_the_queue_is_refused_whole(client):
     before = await metric(client, "armap_scored_total")
-    assert (await client.post("/classify", json={"input": ["say=1"] * 5})).status_code == 503
+    assert (await client.post("/classify", json={"input": ["say=1"] * 5})).status_code == 413
     assert await metric(client, "armap_waiting") == 0
     assert await metric(client, "armap_scored_total") == before
 

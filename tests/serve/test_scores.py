@@ -134,6 +134,10 @@ async def test_texts_are_scored_as_transformers_alone_would(client, folder):
 async def test_tokens_are_counted(client, local):
     answer = (await client.post("/classify", json={"input": [render(one) for one in TRAJECTORIES[:3]]})).json()
     assert answer["usage"]["prompt_tokens"] == sum(len(local.token_ids(one)) for one in TRAJECTORIES[:3])
+    lines = [line.split() for line in (await client.get("/metrics")).text.splitlines()]
+    counted = {name: float(value) for name, value, *_ in lines if name.endswith("tokens_total")}
+    # What they share was computed once.
+    assert 0 < counted["armap_computed_tokens_total"] < counted["armap_read_tokens_total"]
 
 
 async def test_many_planners_at_once_get_their_own_scores(remote, local):

@@ -9,20 +9,25 @@ pytest.importorskip("torch", reason="the local extra is not installed: no vision
 from PIL import Image
 
 from armap.images import ImageFolder
+from armap.reward_models import load_reward_model, transformer_family
 from armap.rewards.http import HTTPRewardModel
-from armap.rewards.transformer import TransformerRewardModel
 from armap.types import Observation
 from rewards.toy_pairs import toy_trajectories
 from serve.process import served
 from tiny_model import make_tiny_vision_model
 
 
-@pytest.fixture(scope="module", params=["idefics3", "qwen2_5_vl"])
+@pytest.fixture(scope="module", params=["idefics3", "qwen2_5_vl", "vila"])
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
-    TransformerRewardModel.from_backbone(make_tiny_vision_model(path / "backbone", request.param), seed=1).save(
-        path / "judge"
-    )
+    if request.param == "vila":
+        pytest.importorskip("sentencepiece", reason="sentencepiece is not installed: no VILA is served")
+        from tiny_vila import make_tiny_vila
+
+        backbone = str(make_tiny_vila(path / "backbone"))
+    else:
+        backbone = make_tiny_vision_model(path / "backbone", request.param)
+    transformer_family(backbone).from_backbone(backbone, seed=1).save(path / "judge")
     return path / "judge"
 
 
@@ -52,7 +57,7 @@ def with_pictures(images: ImageFolder):
 
 async def test_pictures_are_scored_through_the_service_as_here(folder, images):
     trajectories = list(with_pictures(images))
-    local = TransformerRewardModel.load(folder, images=images)
+    local = load_reward_model(folder, images)
     here = await local.score(trajectories)
     end = Observation(text=trajectories[0].final_observation.text)
     unseen = await local.score([trajectories[0].model_copy(update={"final_observation": end})])

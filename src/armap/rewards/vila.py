@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlavaConfig, SiglipVisionModel
 
 from armap import weights
-from armap.errors import ConfigError
+from armap.errors import ConfigError, first_line
 from armap.images import ImageFolder
 from armap.rewards.fit_settings import PAPER_BACKBONE
 from armap.rewards.transformer import Pooling, TransformerRewardModel
@@ -32,6 +33,25 @@ _ANY_PX = 1 << 20
 _FEATURES = {"cls_patch": "full", "patch": "default"}
 """VILA's words for the tokens of the tower that are used, and transformers'.
 Source: llava/model/multimodal_encoder/vision_encoder.py."""
+_FILES = (
+    "config.json",
+    "llm/config.json",
+    "vision_tower/config.json",
+    "vision_tower/preprocessor_config.json",
+    "mm_projector/config.json",
+)
+"""What every checkpoint has besides weights and a tokenizer."""
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+)
+"""What torch and safetensors raise about files that are torn in one way or another."""
 
 
 class VilaRewardModel(TransformerRewardModel):
@@ -83,8 +103,8 @@ class VilaRewardModel(TransformerRewardModel):
         try:
             network = _assemble(folder, adapter, dtype)
             processor = VilaProcessor.from_checkpoint(folder, network.config)
-        except (OSError, ValueError, SafetensorError, ImportError) as error:
-            raise ConfigError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
+        except (OSError, ValueError, ArithmeticError, SafetensorError, ImportError) as error:
+            raise ConfigError(f"The model {model} cannot be loaded: {first_line(error)}") from error
         text = network.config.text_config
         _keep_layers(network, layers, model)
         longest = getattr(text, "tokenizer_model_max_length", None) or text.max_position_embeddings
@@ -120,7 +140,7 @@ class VilaRewardModel(TransformerRewardModel):
             )
             processor = VilaProcessor.from_saved(folder, network.config)
         except (OSError, ValueError, SafetensorError) as error:
-            raise ConfigError(f"The reward model in {folder} cannot be read: {_first_line(error)}") from error
+            raise ConfigError(f"The reward model in {folder} cannot be read: {first_line(error)}") from error
         stored = {key: shape for key, shape, _ in report["mismatched_keys"]}
         if labels := next((stored[key][0] for key in ("score.weight", "score.bias") if key in stored), None):
             raise ConfigError(f"The model in {folder} has {labels} labels; a reward model has one.")
@@ -140,20 +160,39 @@ def _folder(model: str) -> Path:
         try:
             folder = Path(snapshot_download(model))
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-            raise ConfigError(f"There is no folder and no repository {model}: {_first_line(error)}") from error
-    for name in ("config.json", "llm/config.json", "vision_tower/config.json", "mm_projector/config.json"):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{model} is no VILA 1.5 checkpoint: it has no {name}.")
+            raise ConfigError(f"There is no folder and no repository {model}: {first_line(error)}") from error
+    lacking = [name for name in _FILES if not (folder / name).is_file()]
+    # Without either transformers makes up a tokenizer that knows no word.
+    if not any((folder / "llm" / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        lacking.append("llm/tokenizer.model")
+    if lacking:
+        raise ConfigError(f"{model} is no VILA 1.5 checkpoint: it has no {lacking[0]}.")
     return folder
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
+def _settings(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    file = folder / name
     try:
-        settings: dict[str, Any] = json.loads(file.read_bytes())
+        settings = json.loads(file.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{file} is not JSON; copy the checkpoint again.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{file} holds no settings; copy the checkpoint again.")
     return settings
+
+
+def _tensors(file: Path, what: str) -> dict[str, torch.Tensor]:
+    """Read named tensors, pickled or not, without running anything that is in the file."""
+    try:
+        if file.suffix == ".safetensors":
+            stored = load_file(file)
+        else:
+            stored = torch.load(file, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ConfigError(f"{what} {file} cannot be read: {first_line(error)}") from error
+    if not isinstance(stored, dict) or not all(isinstance(one, torch.Tensor) for one in stored.values()):
+        raise ConfigError(f"{what} {file} should hold named tensors; copy it again.")
+    return stored
 
 
 def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequenceClassification:
@@ -166,6 +205,9 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
     # Merged in 32 bits, rounded once.
     precision = getattr(torch, "float32" if adapter else dtype)
     tower = _part(SiglipVisionModel, folder / "vision_tower", precision)
+    layer, layers = settings.get("mm_vision_select_layer", -2), tower.config.num_hidden_layers
+    if not isinstance(layer, int) or not -layers - 1 <= layer <= layers:
+        raise ConfigError(f"The model in {folder} uses layer {layer!r} of its tower, which has {layers}.")
     llm = _part(AutoModelForCausalLM, folder / "llm", precision)
     if adapter:
         llm = _merged(llm, adapter)
@@ -173,7 +215,7 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
         vision_config=tower.config,
         text_config=llm.config,
         image_token_index=IMAGE_TOKEN_ID,
-        vision_feature_layer=settings.get("mm_vision_select_layer", -2),
+        vision_feature_layer=layer,
         vision_feature_select_strategy=_FEATURES[settings.get("mm_vision_select_feature", "patch")],
         mm_projector_type=_settings(folder / "mm_projector").get("mm_projector_type"),
         image_aspect_ratio=settings.get("image_aspect_ratio"),
@@ -190,7 +232,7 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
 def _check_known(folder: Path, settings: dict[str, Any]) -> None:
     """Refuse what other models in the same layout do."""
     tower = _settings(folder / "vision_tower").get("model_type")
-    features = settings.get("mm_vision_select_feature", "patch")
+    features = str(settings.get("mm_vision_select_feature", "patch"))
     unknown = {
         f"sees by a {tower}": tower != "siglip_vision_model",
         "sees at several scales": settings.get("s2"),
@@ -205,19 +247,29 @@ def _check_known(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _part(family: Any, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - transformers is untyped here
-    part, report = family.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    part, report = family.from_pretrained(
+        folder,
+        dtype=dtype,
+        output_loading_info=True,
+        # Reported below in a sentence instead of raised.
+        ignore_mismatched_sizes=True,
+    )
     if lacking := sorted(report["missing_keys"]):
         raise ConfigError(f"The weights in {folder} lack {lacking[0]}; copy the checkpoint again.")
+    if other := sorted(key for key, *_ in report["mismatched_keys"]):
+        raise ConfigError(f"The weights in {folder} are not what its config.json says; see {other[0]}.")
     return part
 
 
 def _read_projector(folder: Path, config: LlavaConfig) -> VilaProjector:
-    stored = {name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()}
+    files = sorted(folder.glob("*.safetensors"))
+    stored = {name: weight for file in files for name, weight in _tensors(file, "The projector").items()}
     projector = VilaProjector(config)
-    try:
-        projector.load_state_dict(stored)
-    except RuntimeError as error:
-        raise ConfigError(f"The weights in {folder} do not fit: {' '.join(str(error).split())}") from error
+    wanted = {name: weight.shape for name, weight in projector.state_dict().items()}
+    found = {name: weight.shape for name, weight in stored.items()}
+    if other := sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name)):
+        raise ConfigError(f"The weights in {folder} do not fit the projector of config.json; see {other[0]}.")
+    projector.load_state_dict(stored)
     return projector
 
 
@@ -238,12 +290,16 @@ def _merged(llm: Any, adapter: Path) -> Any:  # noqa: ANN401
     folder = folder / "lora_default" if (folder / "lora_default").is_dir() else folder
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(f"There is no adapter in {adapter}; it should be in {folder}.")
+    if (kind := _settings(folder, "adapter_config.json").get("peft_type")) != "LORA":
+        raise ConfigError(f"The adapter in {folder} is of the kind {kind}; it should be LORA.")
+    stored_as = [folder / f"adapter_model.{suffix}" for suffix in ("safetensors", "bin")]
+    file = next((file for file in stored_as if file.is_file()), stored_as[-1])
+    stored = _of_llm(_tensors(file, "The adapter"), folder)
     try:
         adapted = PeftModel(llm, LoraConfig.from_pretrained(folder))
-        stored = _of_llm(load_peft_weights(str(folder), device="cpu"), folder)
         report = set_peft_model_state_dict(adapted, stored)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(f"The adapter in {folder} cannot be read: {_first_line(error)}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"The adapter in {folder} does not fit the language model: {first_line(error)}") from error
     strange = [*report.unexpected_keys, *(key for key in report.missing_keys if "lora_" in key)]
     if strange:
         raise ConfigError(f"The adapter in {folder} does not fit the language model; see {strange[0]}.")
@@ -280,12 +336,11 @@ def _read_head(adapter: Path, hidden_size: int) -> nn.Linear:
     file = adapter / "reward_head"
     if not file.is_file():
         raise ConfigError(f"There is no trained reward head in {adapter}; it should be in {file}.")
-    try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(f"The reward head {file} cannot be read: {_first_line(error)}") from error
+    stored = _tensors(file, "The reward head")
     if set(stored) != {"weight", "bias"}:
         raise ConfigError(f"The reward head {file} should hold weight and bias, not {', '.join(sorted(stored))}.")
+    if stored["weight"].dim() != 2 or stored["bias"].shape != stored["weight"].shape[:1]:
+        raise ConfigError(f"The reward head {file} is no linear layer; copy it again.")
     labels, size = stored["weight"].shape
     if labels != 1:
         raise ConfigError(f"The reward head {file} has {labels} labels; a reward model has one.")
@@ -315,7 +370,3 @@ def _ready(network: VilaForSequenceClassification, dtype: str | None) -> VilaFor
     for weight in weights.vision_weights(network):
         weight.requires_grad_(False)
     return network
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -122,6 +122,8 @@ class VilaProcessor:
         lacking = [name for name in ("sentencepiece", "google.protobuf") if importlib.util.find_spec(name) is None]
         if lacking and not (folder / "llm" / "tokenizer.json").is_file():
             raise ConfigError("VILA's tokenizer needs more to be read; type: pip install sentencepiece protobuf")
+        if not (folder / "llm" / "tokenizer.json").is_file():
+            _check_sentencepiece(folder / "llm" / "tokenizer.model")
         # Source: llava/model/language_model/builder.py, for `legacy`.
         tokenizer = AutoTokenizer.from_pretrained(folder / "llm", legacy=False)
         return cls(tokenizer, SiglipImageProcessorPil.from_pretrained(folder / "vision_tower"), config)
@@ -159,6 +161,16 @@ class VilaProcessor:
         square = pil.new(image.mode, (side, side), ground)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         return square
+
+
+def _check_sentencepiece(file: Path) -> None:
+    """Refuse what is no SentencePiece model, of which transformers would say that other packages are needed."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"{file} is no SentencePiece model; copy the checkpoint again.") from error
 
 
 def _depth(kind: str) -> int:

@@ -219,10 +219,10 @@ class _Service:
             raise Refusal(
                 HTTPStatus.BAD_REQUEST, "This reward model reads conversations only; send `messages`.", param="input"
             )
-        if len(texts) > self._limits.inputs:
-            raise Refusal(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"There are more than {self._limits.inputs} texts.", param="input"
-            )
+        # More than may ever wait would be told to come back for ever.
+        most = min(self._limits.inputs, self._limits.waiting)
+        if len(texts) > most:
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"There are more than {most} texts.", param="input")
         return list(texts)
 
     async def _trajectory(self, asked: ChatRequest, images: list[ImageRef]) -> Trajectory:

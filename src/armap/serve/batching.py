@@ -36,6 +36,14 @@ class ReadsTexts(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A reward model that computes what trajectories begin alike with only once, and counts."""
+
+    computed_tokens: int
+    """Tokens computed until now."""
+
+
 class Scored(NamedTuple):
     """What became of one trajectory or text."""
 
@@ -111,6 +119,11 @@ class Batcher:
     def retry_after_s(self) -> int:
         """In how many seconds what waits now is likely to be done."""
         return min(_LONGEST_WAIT_S, max(1, math.ceil(self._held * self._seconds_each)))
+
+    @property
+    def computed_tokens(self) -> int | None:
+        """Tokens that the reward model computed until now; None where it does not count them."""
+        return self._model.computed_tokens if isinstance(self._model, CountsTokens) else None
 
     @property
     def reads_texts(self) -> bool:

@@ -39,6 +39,9 @@ class Meters:
         yield CounterMetricFamily("armap_batches", "Calls to the reward model.", queue.batches)
         yield CounterMetricFamily("armap_scored", "Trajectories and texts scored.", queue.scored)
         yield CounterMetricFamily("armap_read_tokens", "Tokens of those.", queue.tokens)
+        if queue.computed_tokens is not None:
+            told = "Tokens computed; the others are of beginnings that trajectories share, which are computed once."
+            yield CounterMetricFamily("armap_computed_tokens", told, queue.computed_tokens)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request; paths that are none of the service's are counted together."""
