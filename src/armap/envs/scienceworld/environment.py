@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from importlib import resources
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from armap.envs.scienceworld.offers import Memory, in_words
 from armap.envs.scienceworld.simulator import Answer, Simulator
 from armap.envs.scienceworld.splits import families, family_name
-from armap.envs.scienceworld.texts import offered_actions, same_text
+from armap.envs.scienceworld.texts import same_text
 from armap.errors import EnvError
 from armap.prompts import load_prompt
 from armap.protocols import StepResult
@@ -22,9 +21,8 @@ from armap.types import Observation, Record, Task, Trajectory
 _PAID = tuple(round(points * 2**40 / 100) / 2**40 for points in range(101))
 """What is paid in all for a score of so many points. With 40 binary digits, differences and sums are exact, so that a
 solved task is paid exactly 1 in whatever steps it is solved."""
-_TIMES = {"wait1": 10}
-"""How often an action is offered while the same ones are possible; others once. No solution of the simulator's own
-solver waits longer than that for something to become possible."""
+_FIRST = "look around"
+"""What is done for the agent when an episode starts."""
 _SIMPLIFICATIONS = ("noElectricalAction", "openContainers", "openDoors", "selfWateringFlowerPots", "teleportAction")
 
 
@@ -65,10 +63,8 @@ class _Saved(NamedTuple):
     """Actions until now."""
     step_limit: int
     """Actions after which the episode is cut off."""
-    possible: bytes
-    """Digest of the actions worth choosing among."""
-    done: tuple[tuple[bytes, str], ...]
-    """Actions until now, each with the digest of those it was chosen among."""
+    memory: Memory
+    """Of the agent."""
 
 
 class ScienceWorld:
@@ -81,9 +77,10 @@ class ScienceWorld:
     or after `step_limit` actions. Equal actions give equal observations, in whatever process.
 
     Args:
-        list_actions: let every observation list the actions worth choosing among: those of use to some task, without
-            those that were done before when the same ones were possible. Finding them takes five times as long as a
-            step, and changes nothing of what happens.
+        list_actions: let every observation list the actions worth choosing among: those of use to some task, with
+            things that were read of in the instruction or in this room, without those that were done before when the
+            same ones were possible. Finding them takes five times as long as a step, and changes nothing of what
+            happens.
     """
 
     inline: ClassVar[bool] = False
@@ -100,8 +97,7 @@ class ScienceWorld:
         self._best = 0
         self._steps = 0
         self._step_limit = 0
-        self._possible = b""
-        self._done: tuple[tuple[bytes, str], ...] = ()
+        self._memory = Memory()
 
     def reset(self, task: Task) -> Observation:
         """Furnish the house for a task and look around.
@@ -114,12 +110,12 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.load(start.task, start.variation, start.simplification)
-            answer = simulator.step("look around")
+            answer = simulator.step(_FIRST)
             self._playing = True
             self._best = 0
             self._steps = 0
             self._step_limit = start.step_limit or families()[start.task].step_limit
-            self._possible, self._done = b"", ()
+            self._memory = Memory(lasting=in_words(task.instruction))
             return self._observe(simulator, answer)
 
     def step(self, action: str) -> StepResult:
@@ -134,7 +130,7 @@ class ScienceWorld:
             answer = simulator.step(action)
             self._steps += 1
             if self._list_actions:
-                self._done += ((self._possible, action),)
+                self._memory = self._memory.after(action)
             terminated = answer.completed or answer.score < 0
             truncated = not terminated and self._steps == self._step_limit
             self._playing = not (terminated or truncated)
@@ -162,7 +158,7 @@ class ScienceWorld:
         if not self._playing:
             raise EnvError("scienceworld has no episode to save: call reset() before snapshot()")
         with self._running() as simulator:
-            return _Saved(simulator.save(), self._best, self._steps, self._step_limit, self._possible, self._done)
+            return _Saved(simulator.save(), self._best, self._steps, self._step_limit, self._memory)
 
     def restore(self, snapshot: object) -> None:
         """Go to a saved state; see `armap.protocols.Snapshots`.
@@ -174,7 +170,7 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.restore(snapshot.world)
-        _, self._best, self._steps, self._step_limit, self._possible, self._done = snapshot
+        _, self._best, self._steps, self._step_limit, self._memory = snapshot
         self._playing = True
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
@@ -199,11 +195,11 @@ class ScienceWorld:
     def _observe(self, simulator: Simulator, answer: Answer) -> Observation:
         if not (self._list_actions and self._playing):
             return Observation(text=answer.text)
-        offered = offered_actions(simulator.valid_actions())
-        self._possible = blake2b("\n".join(offered).encode(), digest_size=8).digest()
-        done = Counter(action for possible, action in self._done if possible == self._possible)
-        actions = tuple(action for action in offered if done[action] < _TIMES.get(action, 1))
-        return Observation(text=answer.text, actions=actions)
+        possible = simulator.possible()
+        self._memory = self._memory.reading(answer.text, possible)
+        if self._steps == 0:
+            self._memory = self._memory.after(_FIRST)
+        return Observation(text=answer.text, actions=self._memory.offers(possible))
 
 
 def _start(task: Task) -> _Start:
