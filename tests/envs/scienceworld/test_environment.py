@@ -128,14 +128,6 @@ def test_what_is_carried_is_known_everywhere(other):
     assert "pick up axe" not in there
 
 
-def test_one_may_wait_as_long_as_anything_takes(other):
-    listed = other.reset(task("find-living-thing 0", step_limit=100)).actions
-    for _ in range(10):
-        assert "wait1" in listed
-        listed = other.step("wait1").observation.actions
-    assert "wait1" not in listed
-
-
 @pytest.mark.parametrize("name", ["chemistry-mix-paint-tertiary-color 30", "grow-fruit 93", "test-conductivity 679"])
 def test_equal_actions_give_equal_texts_in_every_process_whether_actions_are_listed_or_not(environment, other, name):
     start = task(name, step_limit=1000)

@@ -133,12 +133,12 @@ def test_only_what_is_carried_or_asked_for_is_remembered_in_another_room():
     assert set(memory.offers(listed())) == offers()
 
 
-def test_what_was_done_when_the_same_was_possible_is_not_offered_again_but_one_may_wait_ten_times():
+def test_what_was_done_when_the_same_was_possible_is_not_offered_again_but_one_may_wait_again():
     here, elsewhere = listed(), listed("open fridge")
     memory = Memory().reading(KITCHEN, here)
     memory = memory.after("focus on battery").reading("You focus on the battery.", here)
     assert offers() - {*memory.offers(here)} == {"focus on battery"}
-    for count in range(10):
+    for count in range(3):
         assert "wait1" in memory.offers(here), count
         memory = memory.after("wait1").reading("You decide to wait.", here)
     assert offers() - {*memory.offers(here)} == {"focus on battery", "wait1"}

@@ -14,9 +14,9 @@ from armap.envs.scienceworld.simulator import Possible
 _WITHOUT_THINGS = ("inventory", "look around", "wait", "wait1")
 _TO_ANYTHING = ("activate {}", "close {}", "deactivate {}", "flush {}", "open {}", "read {}")
 _TO_USEFUL_THINGS = ("focus on {}", "pick up {}", "put down {}")
-_TIMES = {"wait1": 10}
-"""How often an action is offered while the same ones are possible; others once. No solution of the simulator's own
-solver waits longer than that for something to become possible."""
+_TIMES = {"wait1": 3}
+"""How often an action is offered while the same ones are possible; others once. With `wait`, which is ten of these, it
+is longer than any solution of the simulator's own solver waits for something to become possible."""
 _SCENERY = {"agent", "air", "inventory", "sewer"}
 """What may be in any room, and is of no use in any."""
 _FURNITURE = {"bed", "chair", "closet", "counter", "couch", "cupboard", "desk", "drawer", "mattress", "shelf", "table"}
