@@ -4,11 +4,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 
 from armap.envs import scienceworld
@@ -16,7 +18,8 @@ from armap.envs.play import play
 from armap.envs.scienceworld import ScienceWorld
 from armap.errors import ConfigError, EnvError
 from armap.protocols import ComparesObservations, Snapshots, StepResult
-from armap.types import Task
+from armap.types import Action, Task
+from armap.world import LiveWorld
 
 RUNS, _, REMEDY = scienceworld.check()
 pytestmark = pytest.mark.skipif(not RUNS, reason=f"the ScienceWorld simulator cannot run here; type: {REMEDY}")
@@ -258,11 +261,10 @@ def test_the_order_in_which_things_are_listed_is_not_compared(environment):
     assert not environment.same_observation(seen, seen.model_copy(update={"text": seen.text.replace("air", "steam")}))
 
 
-def processes(parent: int) -> set[int]:
-    """Return the Java processes that a process has, or had, as its children and that still run."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,comm="], capture_output=True, text=True, check=True)
-    rows = [line.split(None, 3) for line in listed.stdout.splitlines()]
-    return {int(pid) for pid, of, state, name in rows if int(of) == parent and state[0] != "Z" and "java" in name}
+def processes() -> set[int]:
+    """Return the Java processes below this one that run."""
+    below = psutil.Process().children(recursive=True)
+    return {one.pid for one in below if one.name() == "java" and one.status() != psutil.STATUS_ZOMBIE}
 
 
 def running(pid: int) -> bool:
@@ -272,15 +274,55 @@ def running(pid: int) -> bool:
 
 def test_a_simulator_that_dies_is_an_error_and_the_next_reset_starts_another():
     environment = ScienceWorld()
-    before = processes(os.getpid())
+    before = processes()
     begin = environment.reset(task("boil 21"))
-    (java,) = processes(os.getpid()) - before
+    (java,) = processes() - before
     os.kill(java, signal.SIGKILL)
     with pytest.raises(EnvError, match="broke"):
         environment.step("look around")
     assert environment.reset(task("boil 21")) == begin
     environment.close()
-    assert processes(os.getpid()) == before
+    assert processes() == before
+
+
+def test_a_simulator_that_died_while_nobody_used_it_fails_nobody(environment):
+    environment.reset(task("boil 21"))
+    saved = environment.snapshot()
+    expected = environment.step("look around")
+    for go_on in (lambda: environment.reset(task("boil 21")), lambda: environment.restore(saved)):
+        environment.reset(task("find-living-thing 0"))
+        environment.step("teleport to outside")
+        assert environment.step("focus on axe").terminated
+        java = environment._simulator._process
+        java.kill()
+        java.wait()
+        go_on()
+        assert environment.step("look around") == expected
+
+
+async def test_nothing_is_left_of_episodes_in_workers_two_of_which_lose_their_java():
+    before = processes(), len(os.listdir("/dev/fd")), threading.active_count()
+    world = LiveWorld(ScienceWorld, workers=True, environments=2)
+    tasks = Random(0).sample(scienceworld.training_tasks(exclude=[]), 20)
+
+    async def episode(number: int) -> None:
+        history = await world.start(tasks[number])
+        for action in ("teleport to kitchen", "open cupboard", "inventory"):
+            if number in (7, 13) and action == "inventory":
+                for java in processes() - before[0]:
+                    os.kill(java, signal.SIGKILL)
+            history = await world.advance(history, Action(text=action))
+
+    failed: list[int] = []
+    for number in range(len(tasks)):
+        try:
+            await episode(number)
+        except EnvError:
+            failed.append(number)
+    assert failed == [7, 13]
+    assert len(processes() - before[0]) <= 2
+    world.close()
+    assert (processes(), len(os.listdir("/dev/fd")), threading.active_count()) == before
 
 
 @pytest.mark.parametrize("ending", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])

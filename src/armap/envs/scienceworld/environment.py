@@ -182,7 +182,12 @@ class ScienceWorld:
 
     @contextmanager
     def _running(self) -> Iterator[Simulator]:
-        """Give the simulator, a new one if there is none, and close it when it breaks."""
+        """Give the simulator, and close it when it breaks.
+
+        There is a new one if there is none, or if it died while nothing was going on.
+        """
+        if not self._playing and self._simulator is not None and not self._simulator.alive:
+            self.close()
         if self._simulator is None:
             self._simulator = Simulator()
         try:

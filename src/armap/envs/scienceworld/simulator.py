@@ -129,6 +129,11 @@ class Simulator:
             self._java = SimpleNamespace(**{name.rpartition(".")[2]: _member(jvm, name) for name in _CLASSES})
             self._packed, self._deflater = self._java.ByteArrayOutputStream(), self._java.Deflater(1)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def load(self, task: str, variation: int, simplification: str) -> None:
         """Start a task afresh.
 
