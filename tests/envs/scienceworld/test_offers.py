@@ -124,22 +124,42 @@ def test_numbers_that_answer_a_question_are_offered_as_they_are():
     assert offered_actions(possible) == ("0", "1", "2")
 
 
-def test_only_what_is_carried_or_asked_for_is_remembered_in_another_room():
-    memory = Memory(lasting=in_words("Move it to the tin cup."))
-    for text in (KITCHEN, "You move the red wire to the inventory.", "You teleport to the kitchen."):
-        memory = memory.reading(text, listed())
-    assert done_with("focus on", set(memory.offers(listed()))) == {"red wire", "tin cup"}
-    memory = memory.reading(KITCHEN, listed())
-    assert set(memory.offers(listed())) == offers()
+HALLWAY = "This room is called the hallway. In it, you see:\n\tthe agent"
 
 
-def test_what_was_done_when_the_same_was_possible_is_not_offered_again_but_one_may_wait_again():
-    here, elsewhere = listed(), listed("open fridge")
-    memory = Memory().reading(KITCHEN, here)
-    memory = memory.after("focus on battery").reading("You focus on the battery.", here)
-    assert offers() - {*memory.offers(here)} == {"focus on battery"}
+def recall(*texts: str, asked: str = "", possible: Possible | None = None) -> Memory:
+    memory = Memory(lasting=in_words(asked))
+    for text in texts:
+        memory = memory.reading(text, possible or listed())
+    return memory
+
+
+def test_in_another_room_only_what_is_carried_or_asked_for_is_known_and_the_rest_is_remembered():
+    memory = recall(
+        KITCHEN, "You move the red wire to the inventory.", "You teleport to the hallway.", asked="Fill the tin cup."
+    )
+    assert done_with("focus on", {*memory.offers(listed())}) == {"red wire", "tin cup"}
+    memory = memory.reading("You teleport to the kitchen.", listed())
+    assert {*memory.offers(listed())} == offers() - {"teleport to kitchen"}
+
+
+def test_what_was_done_when_the_same_was_possible_is_not_offered_again():
+    here, changed = listed(), listed("open fridge")
+    memory = recall(KITCHEN).after("focus on battery").reading("You focus on the battery.", here)
+    assert offers() - {*memory.offers(here)} == {"focus on battery", "teleport to kitchen"}
+    assert "focus on battery" in memory.reading("The fridge shuts.", changed).offers(changed)
+
+
+def test_one_may_wait_until_something_has_changed_or_been_done():
+    here, elsewhere, changed = listed(), listed("open door to hallway"), listed("open fridge")
+    memory = recall(KITCHEN)
     for count in range(3):
-        assert "wait1" in memory.offers(here), count
-        memory = memory.after("wait1").reading("You decide to wait.", here)
-    assert offers() - {*memory.offers(here)} == {"focus on battery", "wait1"}
-    assert {"focus on battery", "wait1"} <= {*memory.reading("The fridge shuts.", elsewhere).offers(elsewhere)}
+        assert {"wait", "wait1"} <= {*memory.offers(here)}, count
+        memory = memory.after("wait1").reading("You decide to wait for 1 iterations.", here)
+    memory = memory.after("wait").reading("You decide to wait for 10 iterations.", here)
+    assert not {"wait", "wait1"} & {*memory.offers(here)}
+    assert {"wait", "wait1"} <= {*memory.reading("The fridge shuts.", changed).offers(changed)}
+    memory = memory.after("teleport to hallway").reading(HALLWAY, elsewhere)
+    assert not {"wait", "wait1"} & {*memory.offers(elsewhere)}
+    memory = memory.after("close door to hallway").reading("The door shuts.", elsewhere)
+    assert {"wait", "wait1"} <= {*memory.offers(elsewhere)}

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from hashlib import blake2b
-from itertools import chain, product
+from itertools import chain, product, takewhile
 from typing import NamedTuple
 
 from armap.envs.scienceworld.simulator import Possible
@@ -14,9 +14,9 @@ from armap.envs.scienceworld.simulator import Possible
 _WITHOUT_THINGS = ("inventory", "look around", "wait", "wait1")
 _TO_ANYTHING = ("activate {}", "close {}", "deactivate {}", "flush {}", "open {}", "read {}")
 _TO_USEFUL_THINGS = ("focus on {}", "pick up {}", "put down {}")
-_TIMES = {"wait1": 3}
-"""How often an action is offered while the same ones are possible; others once. With `wait`, which is ten of these, it
-is longer than any solution of the simulator's own solver waits for something to become possible."""
+_ANYWHERE = {"inventory": 1, "wait": 1, "wait1": 3}
+"""What is the same in every room, and how often it is offered while the same is possible; all else is once. A `wait` is
+ten of `wait1`; together they are longer than any solution of the simulator's own solver waits for something."""
 _SCENERY = {"agent", "air", "inventory", "sewer"}
 """What may be in any room, and is of no use in any."""
 _FURNITURE = {"bed", "chair", "closet", "counter", "couch", "cupboard", "desk", "drawer", "mattress", "shelf", "table"}
@@ -26,8 +26,8 @@ _PARTS = {"anode", "cathode", "terminal"}
 _KINDS = {"component", "generator", "light", "living thing", "object", "organism", "plant", "sittable", "substance"}
 """What the simulator takes for names, and no person would."""
 
-_ARRIVALS = ("You teleport to ", "You move to ")
-"""How an observation begins when the agent has come to another room."""
+_ENTERED = re.compile(r"(?:You teleport|You move) to the (.*)\.|This .* is called the (.*)\.")
+"""How an observation begins that says where the agent is."""
 _NO_WORD = re.compile(r"[^a-z0-9]+|\bthe\b")
 _PLACE = re.compile(r" (?:in|on) (.*)")
 """What tells a thing from others of its name."""
@@ -155,37 +155,59 @@ def _things(verb: str, actions: Collection[str]) -> set[str]:
     return {action.removeprefix(verb) for action in actions if action.startswith(verb)}
 
 
+class _Done(NamedTuple):
+    """An action, and where it was done."""
+
+    room: str
+    possible: bytes
+    """Digest of what could be done instead."""
+    action: str
+
+
 class Memory(NamedTuple):
     """What the agent has read and done; with what is possible, it decides what is offered."""
 
     lasting: str = ""
     """The instruction, and what was said of things that are carried, in words."""
-    read: str = ""
-    """What was read since the agent came into the room, in words."""
+    room: str = ""
+    """Where the agent is."""
+    read: tuple[tuple[str, str], ...] = ()
+    """What was read in each room, in words."""
     possible: bytes = b""
     """Digest of what can be done."""
-    done: tuple[tuple[bytes, str], ...] = ()
-    """Actions until now, each with the digest of what could be done instead."""
+    done: tuple[_Done, ...] = ()
+    """Actions until now."""
 
     def after(self, action: str) -> Memory:
         """Return it after one more action."""
-        return self._replace(done=(*self.done, (self.possible, action)))
+        return self._replace(done=(*self.done, _Done(self.room, self.possible, action)))
 
     def reading(self, text: str, possible: Possible) -> Memory:
         """Return it after the answer to the last action."""
-        words = in_words(text)
-        digest = blake2b("\n".join(offered_actions(possible)).encode(), digest_size=8).digest()
+        words, read = in_words(text), dict(self.read)
+        entered = _ENTERED.match(text)
+        room = next(filter(None, entered.groups())) if entered else self.room
+        read[room] = _with(read.get(room, ""), words)
         return self._replace(
             lasting=_with(self.lasting, words) if " inventory " in words else self.lasting,
-            read=words if text.startswith(_ARRIVALS) else _with(self.read, words),
-            possible=digest,
+            room=room,
+            read=tuple(read.items()),
+            possible=blake2b("\n".join(offered_actions(possible)).encode(), digest_size=8).digest(),
         )
 
     def offers(self, possible: Possible) -> tuple[str, ...]:
-        """Return what is offered."""
-        often = Counter(action for digest, action in self.done if digest == self.possible)
-        offered = offered_actions(possible, self.lasting + self.read)
-        return tuple(action for action in offered if often[action] < _TIMES.get(action, 1))
+        """Return what is offered: nothing that was done here when the same was possible."""
+        offered = offered_actions(possible, self.lasting + dict(self.read)[self.room])
+        often = Counter(one.action for one in self.done if one.possible == self.possible)
+        # What is the same in every room is not done again elsewhere, before something else is done.
+        idle = takewhile(lambda one: _is_idle(one.action), reversed(self.done))
+        often += Counter(one.action for one in idle if one.action in _ANYWHERE and one.room != self.room)
+        stay = f"teleport to {self.room}"
+        return tuple(action for action in offered if often[action] < _ANYWHERE.get(action, 1) and action != stay)
+
+
+def _is_idle(action: str) -> bool:
+    return action in _WITHOUT_THINGS or action.startswith(("teleport to ", "go to "))
 
 
 def _with(known: str, words: str) -> str:
