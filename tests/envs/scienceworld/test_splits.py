@@ -71,9 +71,10 @@ def test_old_names_with_brackets_and_numbers_of_all_families_are_known():
 
 def test_rules_and_examples_are_short_and_the_examples_are_solved_training_tasks():
     training = {task.id for task in scienceworld.training_tasks(exclude=[])}
-    assert len(ScienceWorld.rules) < 400
-    assert 1 <= len(ScienceWorld.examples) <= 2
+    assert len(ScienceWorld.rules) < 450
     for example in ScienceWorld.examples:
         assert example.task.id in training
         assert example.env_reward == 1
-        assert sum(len(step.observation.text) for step in example.steps) < 1500
+    # As a policy shows them that recalls 200 characters of each observation.
+    shown = [step.observation.text[:200] + step.action.text for one in ScienceWorld.examples for step in one.steps]
+    assert sum(map(len, shown)) < 5000

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from importlib import resources
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field, JsonValue, TypeAdapter, ValidationError
 
 from armap.envs.scienceworld.hindsight import deeds, instruction
+from armap.envs.scienceworld.offers import Memory, in_words
 from armap.envs.scienceworld.simulator import Answer, Simulator
 from armap.envs.scienceworld.splits import families, family_name
-from armap.envs.scienceworld.texts import offered_actions, same_text
+from armap.envs.scienceworld.texts import same_text
 from armap.errors import EnvError
 from armap.prompts import load_prompt
 from armap.protocols import StepResult
@@ -23,9 +22,8 @@ from armap.types import Observation, Record, Task, Trajectory
 _PAID = tuple(round(points * 2**40 / 100) / 2**40 for points in range(101))
 """What is paid in all for a score of so many points. With 40 binary digits, differences and sums are exact, so that a
 solved task is paid exactly 1 in whatever steps it is solved."""
-_TIMES = {"wait1": 10}
-"""How often an action is offered while the same ones are possible; others once. No solution of the simulator's own
-solver waits longer than that for something to become possible."""
+_FIRST = "look around"
+"""What is done for the agent when an episode starts."""
 _SIMPLIFICATIONS = ("noElectricalAction", "openContainers", "openDoors", "selfWateringFlowerPots", "teleportAction")
 
 
@@ -68,10 +66,8 @@ class _Saved(NamedTuple):
     """Actions until now."""
     step_limit: int
     """Actions after which the episode is cut off."""
-    possible: bytes
-    """Digest of the actions worth choosing among."""
-    done: tuple[tuple[bytes, str], ...]
-    """Actions until now, each with the digest of those it was chosen among."""
+    memory: Memory
+    """Of the agent."""
     wanted: tuple[str, ...] | None
     """What is paid in place of the score, if something is."""
     answers: tuple[str, ...]
@@ -89,9 +85,10 @@ class ScienceWorld:
     or after `step_limit` actions. Equal actions give equal observations, in whatever process.
 
     Args:
-        list_actions: let every observation list the actions worth choosing among: those of use to some task, without
-            those that were done before when the same ones were possible. Finding them takes five times as long as a
-            step, and changes nothing of what happens.
+        list_actions: let every observation list the actions worth choosing among: those of use to some task, with
+            things that were read of in the instruction or in this room, without those that were done before when the
+            same ones were possible. Finding them takes five times as long as a step, and changes nothing of what
+            happens.
     """
 
     inline: ClassVar[bool] = False
@@ -108,8 +105,7 @@ class ScienceWorld:
         self._best = 0
         self._steps = 0
         self._step_limit = 0
-        self._possible = b""
-        self._done: tuple[tuple[bytes, str], ...] = ()
+        self._memory = Memory()
         self._answers: tuple[str, ...] = ()
         self._wanted: tuple[str, ...] | None = None
 
@@ -124,12 +120,12 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.load(start.task, start.variation, start.simplification)
-            answer = simulator.step("look around")
+            answer = simulator.step(_FIRST)
             self._playing = True
             self._best = 0
             self._steps = 0
             self._step_limit = start.step_limit or families()[start.task].step_limit
-            self._possible, self._done = b"", ()
+            self._memory = Memory(lasting=in_words(task.instruction))
             self._answers, self._wanted = (), start.deeds
             return self._observe(simulator, answer)
 
@@ -145,7 +141,7 @@ class ScienceWorld:
             answer = simulator.step(action)
             self._steps += 1
             if self._list_actions:
-                self._done += ((self._possible, action),)
+                self._memory = self._memory.after(action)
             if self._wanted is not None:
                 self._answers += (answer.text,)
             terminated = answer.completed or answer.score < 0
@@ -200,8 +196,7 @@ class ScienceWorld:
                 self._best,
                 self._steps,
                 self._step_limit,
-                self._possible,
-                self._done,
+                self._memory,
                 self._wanted,
                 self._answers,
             )
@@ -216,7 +211,7 @@ class ScienceWorld:
         self._playing = False
         with self._running() as simulator:
             simulator.restore(snapshot.world)
-        _, self._best, self._steps, self._step_limit, self._possible, self._done, self._wanted, self._answers = snapshot
+        _, self._best, self._steps, self._step_limit, self._memory, self._wanted, self._answers = snapshot
         self._playing = True
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
@@ -228,7 +223,12 @@ class ScienceWorld:
 
     @contextmanager
     def _running(self) -> Iterator[Simulator]:
-        """Give the simulator, a new one if there is none, and close it when it breaks."""
+        """Give the simulator, and close it when it breaks.
+
+        There is a new one if there is none, or if it died while nothing was going on.
+        """
+        if not self._playing and self._simulator is not None and not self._simulator.alive:
+            self.close()
         if self._simulator is None:
             self._simulator = Simulator()
         try:
@@ -241,11 +241,11 @@ class ScienceWorld:
     def _observe(self, simulator: Simulator, answer: Answer) -> Observation:
         if not (self._list_actions and self._playing):
             return Observation(text=answer.text)
-        offered = offered_actions(simulator.valid_actions())
-        self._possible = blake2b("\n".join(offered).encode(), digest_size=8).digest()
-        done = Counter(action for possible, action in self._done if possible == self._possible)
-        actions = tuple(action for action in offered if done[action] < _TIMES.get(action, 1))
-        return Observation(text=answer.text, actions=actions)
+        possible = simulator.possible()
+        self._memory = self._memory.reading(answer.text, possible)
+        if self._steps == 0:
+            self._memory = self._memory.after(_FIRST)
+        return Observation(text=answer.text, actions=self._memory.offers(possible))
 
 
 def _start(task: Task) -> _Start:

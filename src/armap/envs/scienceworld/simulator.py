@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -57,6 +58,8 @@ _CLASSES = (
 _BUFFER_BYTES = 2**16
 """Java writes and reads a state in pieces of a few bytes, each of which would be a call to the compressor."""
 
+_LOOK = "look at "
+"""What can be done to any thing that an action can be done to."""
 _REMEMBERED_NAMES = 50_000
 """Names of things of which Java remembers the words; a task has some thousand, of half a kB each."""
 
@@ -70,6 +73,15 @@ class Answer(NamedTuple):
     """Points out of 100, negative after a mistake that ends the task."""
     completed: bool
     """Whether every goal is reached, or none can be any more."""
+
+
+class Possible(NamedTuple):
+    """What can be done. What is shut away is named too, although the simulator will not understand it."""
+
+    actions: tuple[str, ...]
+    """In alphabetical order; each thing has one name in all of them."""
+    names: dict[str, tuple[str, ...]]
+    """By that name, all others that the simulator understands; none for a door."""
 
 
 class Simulator:
@@ -117,6 +129,11 @@ class Simulator:
             self._java = SimpleNamespace(**{name.rpartition(".")[2]: _member(jvm, name) for name in _CLASSES})
             self._packed, self._deflater = self._java.ByteArrayOutputStream(), self._java.Deflater(1)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def load(self, task: str, variation: int, simplification: str) -> None:
         """Start a task afresh.
 
@@ -147,23 +164,29 @@ class Simulator:
         with self._java_errors():
             if action.strip().lower() in _QUESTIONS:
                 score = self._agent.task().goalSequence().score()
-                self._show_server()
-                return Answer(self._server.step(action), round(100 * score), completed=False)
+                return Answer(self._ask(action), round(100 * score), completed=False)
             result = self._agent.step(action)
             if self._agent.isInErrorState():
                 raise EnvError(f"the ScienceWorld simulator broke: {self._agent.getErrorStateMessage()}")
             return Answer(result._1() or _NOTHING_HAPPENED, round(100 * result._2()), result._3())
 
-    def valid_actions(self) -> list[str]:
-        """Return every action the simulator would accept now, in alphabetical order; hundreds, and slow to find."""
+    def possible(self) -> Possible:
+        """Return every action the simulator lists as valid now, hundreds that are slow to find."""
         with self._java_errors():
-            self._show_server()
-            # It names objects partly at random, which must not change what happens later.
+            # It names things partly at random, which must not change what happens later.
             generator = self._generator.get(self._random)
             self._generator.set(self._random, self._jvm.java.util.Random(0))
-            found = self._jvm.java.lang.String.join("\n", self._server.getValidActionObjectCombinations())
+            listed = json.loads(self._agent.getValidActionObjectCombinationsJSON())["validActions"]
             self._generator.set(self._random, generator)
-        return list(dict.fromkeys(found.split("\n")))
+            known = json.loads(self._agent.getAllObjectIdsTypesReferentsLUTJSON())
+        names = {}
+        for action in listed:
+            if action["action"].startswith(_LOOK):
+                thing = known.get(str(action["obj_ids"][0]), {"referents": ()})
+                names[action["action"].removeprefix(_LOOK)] = tuple(
+                    name for name in thing["referents"] if not name.startswith("ERROR")
+                )
+        return Possible(tuple(sorted({action["action"] for action in listed})), names)
 
     def save(self) -> bytes:
         """Return the state of the loaded task."""
@@ -192,11 +215,12 @@ class Simulator:
             stream.close()
             self._simplifier.parseSimplificationStr(self._agent.simplificationStr())
 
-    def _show_server(self) -> None:
-        """Let the simulator's Python interface know the agent, which may have been restored."""
+    def _ask(self, question: str) -> str:
+        """Return what the simulator's Python interface answers, which may not know yet which state was restored."""
         some = self._java.Option.apply
         getattr(self._server, "agentInterface_$eq")(some(self._agent))
         getattr(self._server, "agent_$eq")(some(self._agent.agent()))
+        return str(self._server.step(question))
 
     def close(self) -> None:
         """End the Java process."""
