@@ -1,8 +1,9 @@
 """Trains one reward model twice: with our trainer, and with the RewardTrainer of TRL.
 
 Both start from the same weights, LoRA's and the head's among them, and take the same tokens in the same order with the
-same loss, optimiser and learning rates, in 32 bits. TRL runs as who knows it would set it up for a CPU: without
-gradient checkpointing and dropout, nothing dropped for its length, no files, and its own collator.
+same loss, optimiser and learning rates, in 32 bits. TRL runs as who knows it would set it up for a small model: without
+gradient checkpointing and dropout, nothing dropped for its length, no files, and its own collator. On a GPU the model is
+whole, and a step has more pairs and is one pass.
 
 The world is made up, so that nothing has to be installed: trajectories of nine steps and some 350 tokens.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig
@@ -40,12 +42,22 @@ _TEXT = """a the red blue large small shirt shoe lamp table price dollars rating
 to search page next item description features reviews cotton wooden steel classic modern style free shipping option
 select ships from warehouse in two days returns accepted"""
 _STEPS = 9
-_LAYERS = 12
-"""Of the embedded model, as `armap train` keeps by default."""
+_ON_GPU = torch.cuda.is_available()
+_LAYERS = None if _ON_GPU else 12
+"""Of the embedded model; 12 as `armap train` keeps by default."""
 _REPEATS = 3
 _UNCOUNTED = 2
 """First steps of each training, which touch memory for the first time."""
-_SETTINGS = FitSettings(warmup_share=0.0, centering=0.0, evaluate_every_steps=1_000_000)
+_SETTINGS = FitSettings(
+    layers=_LAYERS,
+    pairs_per_step=32 if _ON_GPU else 4,
+    pass_tokens=32768 if _ON_GPU else 4096,
+    warmup_share=0.0,
+    centering=0.0,
+    evaluate_every_steps=1_000_000,
+)
+PAIRS = _SETTINGS.pairs_per_step * (12 if _ON_GPU else 7)
+"""Pairs of a training, which are as many steps."""
 
 
 def group(number: int, parting: Sequence[int]) -> list[PreferencePair]:
