@@ -68,10 +68,15 @@ class Lister(ScienceWorld):
         super().__init__(list_actions=True)
 
 
-def draw_action(history: History, known: set[tuple[str, ...]], rng: Random) -> str:
-    """Draw an action that leads to no known state, its verb first; no focus, which may end the episode."""
+def draw_action(history: History, known: set[tuple[str, ...]], rng: Random) -> str | None:
+    """Draw an action that leads to no known state, its verb first; no focus, which may end the episode.
+
+    None if there is no other.
+    """
     listed = [action for action in history.observation.actions or () if (*history.actions, action) not in known]
     listed = [action for action in listed if not action.startswith("focus")]
+    if not listed:
+        return None
     verb = rng.choice(sorted({action.split()[0] for action in listed}))
     return rng.choice([action for action in listed if action.split()[0] == verb])
 
@@ -82,19 +87,19 @@ async def draw_visits(task: Task, count: int) -> tuple[tuple[str, ...], list[Vis
     with closing(LiveWorld(Lister, workers=True, environments=1)) as world:
         history = await world.start(task)
         for _ in range(DEPTH - SPREAD):
-            history = await world.advance(history, Action(text=draw_action(history, set(), rng)))
+            history = await world.advance(history, Action(text=draw_action(history, set(), rng) or "wait1"))
         known, values, counts = [history], [rng.random()], [0]
         for _ in range(SPREAD):
-            history = await world.advance(history, Action(text=draw_action(history, set(), rng)))
+            history = await world.advance(history, Action(text=draw_action(history, set(), rng) or "wait1"))
             known, values, counts = [*known, history], [*values, rng.random()], [*counts, 0]
         trunk, visits = history.actions, []
         for done in range(count):
             seen = {history.actions for history in known}
             bonus = [math.sqrt(2 * math.log(1 + done) / (1 + count)) for count in counts]
             # All but the last.
-            at = max(range(len(known) - 1), key=lambda i: values[i] + bonus[i])
+            promising = sorted(range(len(known) - 1), key=lambda i: values[i] + bonus[i], reverse=True)
+            at, action = next((i, new) for i in promising if (new := draw_action(known[i], seen, rng)))
             counts[at] += 1
-            action = draw_action(known[at], seen, rng)
             visits.append(Visit(known[at].actions, action))
             new = await world.advance(known[at], Action(text=action))
             if new.stop_reason is None and len(new.steps) <= DEPTH + SPREAD:

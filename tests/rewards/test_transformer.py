@@ -120,7 +120,7 @@ async def test_trajectories_of_one_task_cost_less_than_plain_passes_and_are_scor
     assert await model.score(candidates) == pytest.approx(expected, abs=1e-5)
     assert model.computed_tokens + model.avoided_tokens == sum(token_counts(saved, candidates))
     assert model.avoided_tokens > model.computed_tokens / 2
-    assert f" {model.computed_tokens:,} were computed" in " ".join(model.remarks())
+    assert f" computed {model.computed_tokens:,} of them" in " ".join(model.remarks())
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])

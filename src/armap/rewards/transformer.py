@@ -226,13 +226,12 @@ class TransformerRewardModel:
         return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
 
     def remarks(self) -> list[str]:
-        """Return what was not read as it was, a sentence each, and what sharing beginnings saved in `score`."""
-        read = self.computed_tokens + self.avoided_tokens
+        """Return what was not read as it was, and what sharing beginnings saved, a sentence each."""
         saved = (
-            f"Of {read:,} tokens to score {self.computed_tokens:,} were computed; the others are of beginnings that "
-            "trajectories share, which are computed once."
+            f"{self.name} read {self.computed_tokens + self.avoided_tokens:,} tokens and computed "
+            f"{self.computed_tokens:,} of them, as what begins alike is computed once."
         )
-        return [*self.reader.remarks(), *([saved] if self.avoided_tokens else [])]
+        return [*self.reader.remarks(), *([saved] if self.avoided_tokens > 0 else [])]
 
     def forget(self) -> None:
         """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""

@@ -150,6 +150,14 @@ def test_what_was_done_when_the_same_was_possible_is_not_offered_again():
     assert "focus on battery" in memory.reading("The fridge shuts.", changed).offers(changed)
 
 
+def test_there_is_always_something_to_choose_however_often_the_same_question_is_asked():
+    which = Possible(("0", "1"), {})
+    memory = recall("Which one?", possible=which)
+    for number in ("0", "1"):
+        memory = memory.after(number).reading("Which one?", which)
+    assert memory.offers(which) == ("0", "1")
+
+
 def test_one_may_wait_until_something_has_changed_or_been_done():
     here, elsewhere, changed = listed(), listed("open door to hallway"), listed("open fridge")
     memory = recall(KITCHEN)

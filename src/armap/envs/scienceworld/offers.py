@@ -196,14 +196,15 @@ class Memory(NamedTuple):
         )
 
     def offers(self, possible: Possible) -> tuple[str, ...]:
-        """Return what is offered: nothing that was done here when the same was possible."""
+        """Return what is offered: nothing that was done here when the same was possible, unless all of it was."""
         offered = offered_actions(possible, self.lasting + dict(self.read)[self.room])
         often = Counter(one.action for one in self.done if one.possible == self.possible)
         # What is the same in every room is not done again elsewhere, before something else is done.
         idle = takewhile(lambda one: _is_idle(one.action), reversed(self.done))
         often += Counter(one.action for one in idle if one.action in _ANYWHERE and one.room != self.room)
         stay = f"teleport to {self.room}"
-        return tuple(action for action in offered if often[action] < _ANYWHERE.get(action, 1) and action != stay)
+        left = (action for action in offered if often[action] < _ANYWHERE.get(action, 1) and action != stay)
+        return tuple(left) or offered
 
 
 def _is_idle(action: str) -> bool:
