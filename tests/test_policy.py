@@ -165,6 +165,17 @@ async def test_listed_actions_are_offered_as_choices_in_their_order():
     assert actions == [Action(text="leave")] * 2
 
 
+async def test_what_was_done_when_the_same_was_seen_is_not_offered_again_unless_nothing_else_is_left():
+    here, there = (Observation(text=text, actions=("look", "go")) for text in ("Here.", "There."))
+    steps = [Step(observation=seen, action=Action(text=done)) for seen, done in ((here, "look"), (there, "go"))]
+    history = History(task=Task(id="t", env="e", instruction="Go."), steps=tuple(steps), observation=here)
+    again = history._replace(steps=(*steps, Step(observation=here, action=Action(text="go"))))
+    llm = Listener()
+    for asked in (history, history._replace(observation=there), again):
+        await policy_of(llm).propose(asked, n=1, rng=Random(0))
+    assert [request.choices for request in llm.requests] == [("go",), ("look",), ("look", "go")]
+
+
 @pytest.mark.parametrize("listed", [None, (), ("leave",)])
 async def test_without_a_list_or_without_choosing_the_model_writes_freely(listed):
     llm = Listener()

@@ -24,8 +24,9 @@ _REFLECTION_TOKENS = 150
 class PromptedPolicy:
     """A policy that asks a language model.
 
-    Where an observation lists the legal actions, the model chooses among them; where it does not, or with
-    `choose=False`, the model writes freely and its reply is parsed.
+    Where an observation lists the legal actions, the model chooses among them, but for those that it took before when
+    it saw the same: a small model would go round in circles. Where none are listed, or with `choose=False`, the model
+    writes freely and its reply is parsed.
 
     Args:
         llm: the language model.
@@ -72,8 +73,7 @@ class PromptedPolicy:
         """Draw up to `n` actions; see `armap.protocols.Policy.propose`."""
         temperature = 0.0 if greedy else self._sampling.temperature
         sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "temperature": temperature})
-        # Nothing to choose from is no choice.
-        choices = (history.observation.actions or None) if self._choose else None
+        choices = _untried(history) if self._choose else None
         messages = [*self._opening, *self._turns(history, reflections)]
         completions = await self._llm.generate(messages, n=n, sampling=sampling, choices=choices)
         self.usage = sum((completion.usage for completion in completions), self.usage)
@@ -125,6 +125,16 @@ class PromptedPolicy:
             return action.text
         thought = f"Thought: {action.thought}\n" if action.thought else ""
         return f"{thought}Action: {action.text}"
+
+
+def _untried(history: History) -> Sequence[str] | None:
+    """Return the legal actions that were not taken before when the same was seen, or all if all were.
+
+    None if none are listed: nothing to choose from is no choice.
+    """
+    seen, legal = history.observation.text, history.observation.actions
+    tried = {step.action.text for step in history.steps if step.observation.text == seen}
+    return tuple(action for action in legal or () if action not in tried) or legal or None
 
 
 def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Action | None:

@@ -66,6 +66,14 @@ class Plain:
         log_probs = self.network(rows).logits[:, len(prompt) - 1 : -1].log_softmax(-1)
         return log_probs.gather(2, answered[:, :, None]).sum((1, 2)).tolist()
 
+    def weights(self, messages: Sequence[Message], choices: Sequence[str]) -> list[float]:
+        """Return the log-probabilities of answers, each as if it were as long as all are on average."""
+        lengths = [len(self.tokenizer(choice).input_ids) + 1 for choice in choices]
+        usual = sum(lengths) / len(lengths)
+        return [
+            self.log_prob(messages, choice) / length * usual for choice, length in zip(choices, lengths, strict=True)
+        ]
+
     @torch.inference_mode()
     def greedy(self, messages: Sequence[Message], max_tokens: int) -> str:
         prompt = torch.tensor([self.prompt(messages)])
@@ -107,7 +115,7 @@ async def test_choices_computed_together_have_the_probabilities_of_plain_passes(
     (answer,) = await LocalLLM(folder).generate(ASK, n=1, sampling=DRAW, choices=CHOICES)
     log_probs = [plain.log_prob(ASK, choice) for choice in CHOICES]
     assert math.log(answer.choice_mass) == pytest.approx(math.log(sum(map(math.exp, log_probs))), abs=1e-5)
-    entropy = -sum(p * math.log(p) for p in normalised(log_probs))
+    entropy = -sum(p * math.log(p) for p in normalised(plain.weights(ASK, CHOICES)))
     assert answer.choice_entropy_nats == pytest.approx(entropy, abs=1e-5)
 
 
@@ -122,16 +130,16 @@ async def test_more_choices_than_one_tree_holds_have_the_probabilities_of_plain_
     assert answer.text == choices[log_probs.index(max(log_probs))]
 
 
-async def test_choices_are_drawn_as_often_as_the_model_would_write_them(folder):
+async def test_choices_are_drawn_as_often_as_the_model_would_write_them_were_all_of_one_length(folder):
     plain = Plain(folder)
-    probabilities = normalised([plain.log_prob(ASK, choice) for choice in CHOICES])
+    probabilities = normalised(plain.weights(ASK, CHOICES))
     drawn = await LocalLLM(folder).generate(ASK, n=5000, sampling=DRAW, choices=CHOICES)
     assert_drawn_from(texts(drawn), dict(zip(CHOICES, probabilities, strict=True)))
 
 
 async def test_temperature_and_top_p_apply_to_the_distribution_over_choices(folder):
     plain = Plain(folder)
-    log_probs = {choice: plain.log_prob(ASK, choice) for choice in CHOICES}
+    log_probs = dict(zip(CHOICES, plain.weights(ASK, CHOICES), strict=True))
     best = sorted(CHOICES, key=log_probs.__getitem__, reverse=True)
     llm = LocalLLM(folder)
 
@@ -148,7 +156,7 @@ async def test_temperature_and_top_p_apply_to_the_distribution_over_choices(fold
 
 async def test_temperature_0_takes_the_likeliest_choice(folder):
     plain = Plain(folder)
-    likeliest = max(CHOICES, key=lambda choice: plain.log_prob(ASK, choice))
+    _, likeliest = max(zip(plain.weights(ASK, CHOICES), CHOICES, strict=True))
     answers = await LocalLLM(folder).generate(ASK, n=3, sampling=GREEDY, choices=CHOICES)
     assert texts(answers) == [likeliest] * 3
     assert answers[0].choice_entropy_nats == pytest.approx(0)

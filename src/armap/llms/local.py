@@ -50,6 +50,8 @@ class _Choices(NamedTuple):
 
     log_probs: NDArray[np.float64]
     """`[C]` log-probability, in nats, that a free answer is exactly this choice."""
+    tokens: NDArray[np.int64]
+    """`[C]` tokens of each choice, the end of the turn included."""
     usage: Usage
     """What computing it took."""
 
@@ -88,8 +90,10 @@ class LocalLLM:
     ) -> list[Completion]:
         """Draw `n` answers; see `armap.protocols.LLM.generate`.
 
-        With `choices`, the probability of each is that of the model writing exactly it and then ending its turn,
-        normalised over the choices; temperature and top-p apply to that distribution.
+        With `choices`, each weighs what the model writing exactly it and then ending its turn weighs, were it as long
+        as choices are on average: the longer a text, the less likely it is, so that otherwise a button would always be
+        pressed and no product with a long number ever looked at. Temperature and top-p apply to that distribution.
+        Source: length-normalised multiple choice (Brown et al., 2020, section 2.4).
         """
         loop = asyncio.get_running_loop()
         if choices is None:
@@ -108,7 +112,7 @@ class LocalLLM:
         else:
             read = known.usage.prompt_tokens
             usage = Usage(calls=1, prompt_tokens=read, cached_tokens=read)
-        probs = _tempered(known.log_probs, sampling)
+        probs = _tempered(known.log_probs / known.tokens * known.tokens.mean(), sampling)
         entropy = float(-np.sum(probs * np.log(np.maximum(probs, 1e-300))))
         mass = float(np.exp(known.log_probs).sum())
         rng = rng_for("choose", sampling.seed, _said(messages))
@@ -144,7 +148,7 @@ class LocalLLM:
             ending = after[torch.tensor(tree.ends) + 1, self._end].tolist()
             log_probs += [so_far[end] + log_prob for end, log_prob in zip(tree.ends, ending, strict=True)]
         usage = Usage(calls=1, prompt_tokens=len(ids) + computed, cached_tokens=reused or 0)
-        return _Choices(np.array(log_probs), usage)
+        return _Choices(np.array(log_probs), np.array([len(sequence) + 1 for sequence in sequences]), usage)
 
     def _write(self, messages: tuple[Message, ...], n: int, sampling: SamplingParams) -> list[Completion]:
         """Draw `n` free answers, each a branch of one growing token tree behind the prompt."""
