@@ -26,7 +26,7 @@ from armap.seeds import rng_for
 from armap.tokentree import TokenTree
 from armap.types import Completion, Message, SamplingParams, Usage
 
-_KEPT_TOKENS = 8192
+_KEPT_TOKENS = 32768
 """Prompt tokens whose keys and values are kept; for a 135M model some 45 kB each."""
 _KEPT_DISTRIBUTIONS = 4096
 """Distributions over choices that are kept; a few kB each."""
