@@ -38,6 +38,7 @@ SHARED = {
     "rewards.vila_network",
     "planners.rollouts",
     "planners.search",
+    "planners.together",
     "planners.tree",
     "pipeline.outcomes",
     "pipeline.beginnings",
