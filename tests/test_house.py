@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "errors", "seeds"},
+    {"types", "errors", "seeds", "together"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},
@@ -38,7 +38,6 @@ SHARED = {
     "rewards.vila_network",
     "planners.rollouts",
     "planners.search",
-    "planners.together",
     "planners.tree",
     "pipeline.outcomes",
     "pipeline.beginnings",

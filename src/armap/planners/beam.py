@@ -11,9 +11,9 @@ from pydantic import Field
 from armap.errors import RunError
 from armap.planners.rollouts import FailedRollout, advance, failed, said
 from armap.planners.search import Search
-from armap.planners.together import together
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
+from armap.together import together
 from armap.types import History, Record, SearchBudget, SearchResult, Task
 
 

@@ -12,10 +12,10 @@ from pydantic import Field
 from armap.errors import RunError
 from armap.planners.rollouts import FailedRollout, failed, said
 from armap.planners.search import Search
-from armap.planners.together import together
 from armap.planners.tree import Edge, Node, record
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import LateRandom
+from armap.together import together
 from armap.types import Action, History, Record, SearchBudget, SearchResult, Task
 
 T = TypeVar("T")

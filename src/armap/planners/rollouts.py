@@ -7,9 +7,9 @@ from random import Random
 from typing import NamedTuple
 
 from armap.errors import RunError
-from armap.planners.together import together
 from armap.protocols import Policy, World
 from armap.seeds import rng_for
+from armap.together import together
 from armap.types import Action, Failure, History, Task, Trajectory
 
 

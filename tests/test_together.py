@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from armap.errors import BudgetError
-from armap.planners.together import together
+from armap.together import together
 
 
 class Crowd:
