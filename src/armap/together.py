@@ -13,7 +13,7 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Do everything at the same time and return what comes of it, in the order of `work`.
 
     What does not have to wait is done at once, one after the other. Only when something waits does the rest become
-    tasks, which it then waits beside: a task takes longer than a step in a quick world.
+    tasks, beside which it waits then: a task takes longer than a step in a quick world.
 
     Raises:
         Exception: what the first to fail raises; the others are cancelled.
