@@ -25,7 +25,7 @@ from armap.envs.webshop.splits import tasks
 from armap.planners.mcts import MCTS
 from armap.protocols import Environment, StepResult, World
 from armap.seeds import stable_hash
-from armap.types import Action, History, Observation, Step, Task, Trajectory, Usage
+from armap.types import Action, History, Observation, Task, Trajectory, Usage
 from armap.world import LiveWorld
 
 SIMULATIONS = 100
@@ -82,12 +82,8 @@ class ResetAndReplay:
         self._replay(history)
         result = self._step(action.text)
         self._replay(history)
-        return History(
-            task=history.task,
-            steps=(*history.steps, Step(observation=history.observation, action=action)),
-            observation=result.observation,
-            stop_reason="terminated" if result.terminated else "truncated" if result.truncated else None,
-        )
+        stop_reason = "terminated" if result.terminated else "truncated" if result.truncated else None
+        return history.after(action, result.observation, stop_reason=stop_reason)
 
     def state_of(self, history: History) -> None:
         return None

@@ -26,7 +26,7 @@ from statistics import median
 
 from armap.planners.mcts import MCTS
 from armap.protocols import StepResult, World
-from armap.types import Action, History, Observation, Step, Task, Trajectory, Usage
+from armap.types import Action, History, Observation, Task, Trajectory, Usage
 from armap.world import LiveWorld
 
 try:
@@ -58,9 +58,8 @@ class FreeWorld:
         return History(task=task, observation=SEEN)
 
     async def advance(self, history: History, action: Action) -> History:
-        steps = (*history.steps, Step(observation=history.observation, action=action))
-        over = len(steps) == DEPTH
-        return History(task=history.task, steps=steps, observation=SEEN, stop_reason="terminated" if over else None)
+        over = len(history.steps) + 1 == DEPTH
+        return history.after(action, SEEN, stop_reason="terminated" if over else None)
 
     def state_of(self, history: History) -> None:
         return None

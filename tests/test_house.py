@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "errors", "seeds"},
+    {"types", "errors", "seeds", "together"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},

@@ -61,6 +61,15 @@ def test_a_record_cannot_be_changed():
         TRAJECTORY.task.instruction = "Leave with everything."
 
 
+def test_a_history_goes_on_as_a_new_one():
+    first = History(task=TRAJECTORY.task, observation=Observation(text="a shelf"))
+    last = first.after(Action(text="leave"), Observation(text="a door"), env_reward=0.5, stop_reason="terminated")
+    assert first.steps == ()
+    assert last.steps == (Step(observation=first.observation, action=Action(text="leave"), env_reward=0.5),)
+    assert (last.task, last.observation.text, last.stop_reason) == (first.task, "a door", "terminated")
+    assert last.actions == ("leave",)
+
+
 def test_a_trajectory_adds_up_what_was_paid_and_names_what_was_done():
     steps = tuple(
         Step(observation=Observation(text="o"), action=Action(text=text), env_reward=paid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -31,15 +32,18 @@ def rng_for(*parts: object) -> Random:
 
 
 class LateRandom(Random):
-    """Draws what `rng_for` of the same parts draws, and hashes them when the first number is drawn.
+    """Draws what `rng_for` of the same parts draws, and asks for them when the first number is drawn.
 
     Hashing and seeding take longer than a step in a quick world, and who chooses among what is known draws nothing.
+
+    Args:
+        parts: returns the parts.
     """
 
     gauss_next: float | None = None
 
-    def __init__(self, *parts: object) -> None:
-        self._parts: tuple[object, ...] | None = parts
+    def __init__(self, parts: Callable[[], Sequence[object]] = tuple) -> None:
+        self._parts: Callable[[], Sequence[object]] | None = parts
 
     def random(self) -> float:
         """Return the next number from 0 to 1, 1 excluded."""
@@ -68,4 +72,4 @@ class LateRandom(Random):
 
     def _settle(self) -> None:
         if self._parts is not None:
-            self.seed(stable_hash(*self._parts))
+            self.seed(stable_hash(*self._parts()))

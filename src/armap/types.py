@@ -106,6 +106,27 @@ class History(NamedTuple):
         """The texts of the actions taken, which together with the task identify this state."""
         return tuple([step.action.text for step in self.steps])
 
+    def after(
+        self,
+        action: Action,
+        observation: Observation,
+        *,
+        env_reward: float = 0.0,
+        stop_reason: StopReason | None = None,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+    ) -> History:
+        """Return the history after one more action.
+
+        Args:
+            action: what is done.
+            observation: what is seen then.
+            env_reward: what the environment pays for it.
+            stop_reason: why nothing more can happen then, if so.
+            metrics: what the environment reports then.
+        """
+        step = Step(observation=self.observation, action=action, env_reward=env_reward)
+        return History(self.task, observation, (*self.steps, step), stop_reason, metrics)
+
 
 class Failure(Record):
     """What went wrong in place of a result."""

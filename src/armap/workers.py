@@ -135,13 +135,13 @@ class Inline:
             EnvError: the environment gives a number that no record can hold.
         """
         observation, env_reward, terminated, truncated, metrics = self._environment.step(action)
-        numbers = {"env_reward": float(env_reward), **{str(name): float(value) for name, value in metrics.items()}}
-        for name, value in numbers.items():
+        env_reward = float(env_reward)
+        numbers = {str(name): float(value) for name, value in metrics.items()} if metrics else {}
+        for name, value in ("env_reward", env_reward), *numbers.items():
             if not math.isfinite(value):
                 raise EnvError(
                     f"the environment gives {name} as {value} after {action[:80]!r}; it must be a finite number"
                 )
-        env_reward = numbers.pop("env_reward")
         return self._reached(StepResult(observation, env_reward, bool(terminated), bool(truncated), numbers))
 
     def restore(self, snapshot: bytes) -> None:

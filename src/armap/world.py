@@ -8,12 +8,13 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from sys import getsizeof, intern
 from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 
 from armap.errors import EnvError, ReplayError
 from armap.protocols import Environment, StepResult
-from armap.types import Action, History, Observation, Step, Task
+from armap.types import Action, History, Observation, Task
 from armap.workers import Host, Inline, Worker, sendable
 
 T = TypeVar("T")
@@ -97,11 +98,16 @@ class LiveWorld:
             self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix="armap-world")
         self._build = build
         self._texts: dict[str, tuple[Task, str]] = {}
-        self._known: _Recent[StepResult | EnvError] = _Recent(memory_bytes)
-        self._snapshots: _Recent[bytes] = _Recent(memory_bytes)
-        self._running: dict[_State, asyncio.Future[None]] = {}
-        # One permit per environment in use: whoever has one finds an environment parked or room for one more.
-        self._permits = asyncio.Semaphore(self._capacity)
+        self._known: _Recent[StepResult | EnvError] = _Recent(memory_bytes, _size)
+        self._snapshots: _Recent[bytes] = _Recent(
+            memory_bytes, lambda state, snapshot: len(snapshot) + 8 * len(state.actions)
+        )
+        self._running: dict[_State, asyncio.Future[None] | None] = {}
+        # One permit per environment in use: whoever has one finds an environment parked or room for one more. In this
+        # process only one is in use at a time.
+        self._permits: AbstractAsyncContextManager[None] = (
+            asyncio.Semaphore(self._capacity) if workers else nullcontext()
+        )
         self._hosts: set[Host] = set()
         self._parked: OrderedDict[_State, Host] = OrderedDict()
         self._idle: list[Host] = []
@@ -119,18 +125,17 @@ class LiveWorld:
             raise EnvError(f"task {history.task.id!r} has ended ({history.stop_reason}) and cannot go on")
         state = self._state(history.task, (*history.actions, action.text))
         result = await self._once(state, history.task, history)
-        step = Step(observation=history.observation, action=action, env_reward=result.env_reward)
-        return History(
-            task=history.task,
-            steps=(*history.steps, step),
-            observation=result.observation,
+        return history.after(
+            action,
+            result.observation,
+            env_reward=result.env_reward,
             stop_reason="terminated" if result.terminated else "truncated" if result.truncated else None,
-            metrics=dict(result.metrics),
+            metrics=result.metrics,
         )
 
     def state_of(self, history: History) -> str | None:
         """Return a name of the state, made of its snapshot; see `armap.protocols.World`."""
-        snapshot = self._snapshots.get(self._state(history.task, history.actions))
+        snapshot = self._snapshots.get(self._state(history.task, history.actions)) if self._snapshots else None
         return None if snapshot is None else hashlib.sha256(snapshot).hexdigest()
 
     def executed_steps(self, task: Task) -> int:
@@ -174,16 +179,19 @@ class LiveWorld:
         """
         while (known := self._known.get(state)) is None and state in self._running:
             # Whoever executes it may be cancelled; then the next one does it.
-            await asyncio.wait([self._running[state]])
+            if (end := self._running[state]) is None:
+                end = self._running[state] = asyncio.get_running_loop().create_future()
+            await asyncio.wait([end])
         if known is None:
-            self._running[state] = asyncio.get_running_loop().create_future()
+            self._running[state] = None
             try:
                 known = await self._reach(state, task, history)
             except EnvError as error:
                 known = (ReplayError if isinstance(error, ReplayError) else EnvError)(str(error))
             finally:
-                self._running.pop(state).set_result(None)
-            self._known.keep(state, known, _size(state, known))
+                if (end := self._running.pop(state)) is not None:
+                    end.set_result(None)
+            self._known.keep(state, known)
         if isinstance(known, EnvError):
             # A new one for each, as an error keeps alive the frames it went through.
             raise type(known)(str(known))
@@ -216,10 +224,13 @@ class LiveWorld:
         """Return an environment at `state`, which is that of `history`; it is in use from now on."""
         for depth in range(len(history.steps), -1, -1):
             known = state.after(depth) if depth < len(history.steps) else state
-            if (parked := self._parked.pop(known, None)) is not None and await self._is_alive(parked):
-                host = parked
-                in_use.append(host)
-                break
+            if (parked := self._parked.pop(known, None)) is not None:
+                if parked.alive:
+                    host = parked
+                    in_use.append(host)
+                    break
+                # One that died while nobody used it is nobody's failure.
+                await self._discard(parked)
             if (snapshot := self._snapshots.get(known)) is not None:
                 host = await self._spare(in_use)
                 await self._call(host, host.restore, snapshot)
@@ -239,18 +250,15 @@ class LiveWorld:
         host = None
         while host is None and (self._idle or len(self._hosts) >= self._capacity):
             spare = self._idle.pop() if self._idle else self._parked.popitem(last=False)[1]
-            host = spare if await self._is_alive(spare) else None
+            if spare.alive:
+                host = spare
+            else:
+                await self._discard(spare)
         if host is None:
             host = self._make_host()
             self._hosts.add(host)
         in_use.append(host)
         return host
-
-    async def _is_alive(self, parked: Host) -> bool:
-        """Say whether an environment can go on; one that died while nobody used it is nobody's failure."""
-        if not parked.alive:
-            await self._discard(parked)
-        return parked in self._hosts
 
     async def _execute(
         self, host: Host, task: Task, state: _State, *, expected: Observation | None = None
@@ -263,11 +271,13 @@ class LiveWorld:
             state: the state to be reached.
             expected: what was seen there before, if this is a replay.
         """
-        if state.actions:
-            self._executed[task.id] += 1
-            reached = await self._call(host, host.step, state.actions[-1])
-        else:
+        if not state.actions:
             reached = await self._call(host, host.reset, task)
+        else:
+            self._executed[task.id] += 1
+            action = state.actions[-1]
+            # Without the detour that a free environment would feel.
+            reached = host.step(action) if self._threads is None else await self._call(host, host.step, action)
         found = reached.result.observation
         if (
             expected is not None
@@ -280,7 +290,7 @@ class LiveWorld:
                 f"{_difference(found, expected)} before"
             )
         if reached.snapshot is not None:
-            self._snapshots.keep(state, reached.snapshot, len(reached.snapshot) + 8 * len(state.actions))
+            self._snapshots.keep(state, reached.snapshot)
         return reached.result
 
     async def _call(self, host: Host, method: Callable[[*Ts], T], *arguments: *Ts) -> T:
@@ -314,33 +324,43 @@ class _Recent(Generic[T]):
 
     Args:
         limit_bytes: about how much may be kept.
+        size: returns about how many bytes it takes to keep something for a state.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, size: Callable[[_State, T], int]) -> None:
         self._limit_bytes = limit_bytes
+        self._size = size
         self._bytes = 0
-        self._entries: OrderedDict[_State, tuple[T, int]] = OrderedDict()
+        self._entries: OrderedDict[_State, T] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def get(self, state: _State) -> T | None:
         """Return what is kept for `state`."""
-        if state not in self._entries:
-            return None
-        self._entries.move_to_end(state)
-        return self._entries[state][0]
+        entry = self._entries.get(state)
+        if entry is not None:
+            self._entries.move_to_end(state)
+        return entry
 
-    def keep(self, state: _State, value: T, size_bytes: int) -> None:
+    def keep(self, state: _State, value: T) -> None:
         """Keep `value` for `state`, in place of what was kept for it."""
-        self._bytes += size_bytes - self._entries.pop(state, (None, 0))[1]
-        self._entries[state] = (value, size_bytes)
+        if (old := self._entries.pop(state, None)) is not None:
+            self._bytes -= self._size(state, old)
+        self._entries[state] = value
+        self._bytes += self._size(state, value)
         while self._bytes > self._limit_bytes:
-            self._bytes -= self._entries.popitem(last=False)[1][1]
+            self._bytes -= self._size(*self._entries.popitem(last=False))
 
 
 def _size(state: _State, known: StepResult | EnvError) -> int:
     """Return about how many bytes it takes to keep `known` for `state`."""
     size = _ENTRY_BYTES + 8 * len(state.actions)
     if isinstance(known, StepResult):
-        size += sum(map(getsizeof, (known.observation.text, *(known.observation.actions or ()))))
+        seen = known.observation
+        size += getsizeof(seen.text)
+        if seen.actions:
+            size += sum(map(getsizeof, seen.actions))
     return size
 
 

@@ -75,7 +75,7 @@ def _request_key(
 ) -> str:
     request = {
         "model": model,
-        "messages": [message.model_dump() for message in messages],
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
         "sampling": sampling.model_dump(),
         "choices": None if choices is None else list(choices),
     }

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,7 @@ import httpx
 
 from armap.connections import Limits, Reply, connections_to
 from armap.errors import ConfigError, LLMError
+from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
 
 MAX_REPLY_BYTES = 16 * 2**20
@@ -141,19 +142,19 @@ class HTTPLLM:
             LLMError: the server refused the request, or gave too few usable answers in all attempts.
         """
         question = _Question(self._model, messages, n, sampling, choices)
-        together = _Answers([], 0, Usage())
+        joint = _Answers([], 0, Usage())
         if n > 1 and self._server_takes_n:
-            together = await self._ask(question, n=n)
-        got = len(together.answers)
+            joint = await self._ask(question, n=n)
+        got = len(joint.answers)
         # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
-        first = n if together.num_choices == n else got
-        separate = await _all(self._ask(question, index=index) for index in range(first, first + n - got))
+        first = n if joint.num_choices == n else got
+        separate = await together(self._ask(question, index=index) for index in range(first, first + n - got))
         # Remembered only now: had the separate requests failed as well, `n` would not have been to blame.
-        if n > 1 and together.num_choices < n:
+        if n > 1 and joint.num_choices < n:
             self._server_takes_n = False
-        replies = [together, *separate]
+        replies = [joint, *separate]
         answers = [answer for reply in replies for answer in reply.answers]
-        usage = sum((reply.usage for reply in separate), together.usage)
+        usage = sum((reply.usage for reply in separate), joint.usage)
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
 
     async def close(self) -> None:
@@ -370,16 +371,6 @@ def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
         name_and_password = b64encode(f"{url.username}:{url.password}".encode()).decode()
         headers.append(("Authorization", f"Basic {name_and_password}"))
     return headers
-
-
-async def _all(asks: Iterable[Coroutine[None, None, _Answers]]) -> list[_Answers]:
-    """Await all at once; when one fails, the others are cancelled, as their answers would be of no use."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ask) for ask in asks]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _retry_after_s(header: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import chain
 from random import Random
 from typing import Literal
@@ -14,6 +13,7 @@ from armap.planners.rollouts import FailedRollout, advance, failed, said
 from armap.planners.search import Search
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
+from armap.together import together
 from armap.types import History, Record, SearchBudget, SearchResult, Task
 
 
@@ -61,7 +61,7 @@ class Beam(Record):
     ) -> tuple[list[History | FailedRollout], list[History]]:
         """Return what the policy's actions lead to from the states of a beam: ends, and states that go on."""
         allowed = [state for state in beam if search.may_ask()]
-        expanded = await asyncio.gather(*(self._expand(search, state) for state in allowed))
+        expanded = await together(self._expand(search, state) for state in allowed)
         ends: list[History | FailedRollout] = []
         going_on: dict[object, History] = {}
         for state in chain.from_iterable(expanded):
@@ -78,7 +78,7 @@ class Beam(Record):
         except RunError as error:
             return [failed(state, error)]
         distinct = {action.text: action for action in actions}.values()
-        return await asyncio.gather(*(advance(state, action, search.world) for action in distinct))
+        return await together(advance(state, action, search.world) for action in distinct)
 
 
 def _by_score(entry: tuple[History, float | None]) -> float:

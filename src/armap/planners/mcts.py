@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from random import Random
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from armap.errors import RunError
-from armap.planners.rollouts import FailedRollout, failed
+from armap.planners.rollouts import FailedRollout, failed, said
 from armap.planners.search import Search
 from armap.planners.tree import Edge, Node, record
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import LateRandom
+from armap.together import together
 from armap.types import Action, History, Record, SearchBudget, SearchResult, Task
 
 T = TypeVar("T")
@@ -94,16 +94,18 @@ class _Simulation:
     Attributes:
         node: the state it has come to.
         way: the actions that led there, and the one it is about to execute, if any.
+        states: those at which they were chosen.
         first_new: place in the way of the first action that nobody had tried.
         over: whether it goes no further.
         end: where it ended, if that is an end of the task or a failure.
     """
 
-    __slots__ = ("end", "first_new", "node", "over", "way")
+    __slots__ = ("end", "first_new", "node", "over", "states", "way")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.way: list[Edge] = []
+        self.states: list[Node] = []
         self.first_new: int | None = None
         self.over = False
         self.end: History | FailedRollout | None = None
@@ -116,6 +118,7 @@ class _Growth:
         self._settings = settings
         self._search = search
         self.root = Node(start)
+        self._puct, self._by_best = settings.selection == "puct", settings.backup == "max"
         self._named: dict[tuple[int, str], Node] = {}
         self._low, self._high = math.inf, -math.inf
         self._good_enough = False
@@ -173,9 +176,12 @@ class _Growth:
                 asking.append(one)
         if acting:
             advance = self._search.world.advance
-            outcomes = await _together([advance(one.node.history, one.way[-1].action) for one in acting])
+            outcomes = await together(_outcome(advance(one.node.history, one.way[-1].action)) for one in acting)
             for one, outcome in zip(acting, outcomes, strict=True):
-                self._enter(one, outcome)
+                if isinstance(outcome, RunError):
+                    self._break(one, outcome)
+                else:
+                    self._enter(one, outcome)
         elif len(asking) == len(under_way):
             await self._ask(asking)
 
@@ -187,16 +193,22 @@ class _Growth:
         advance, may_ask = self._search.world.advance, self._search.may_ask
         while not one.over:
             if self._descend(one):
-                self._enter(one, await _outcome(advance(one.node.history, one.way[-1].action)))
+                try:
+                    self._enter(one, await advance(one.node.history, one.way[-1].action))
+                except RunError as error:
+                    self._break(one, error)
             elif not one.over and may_ask():
-                self._hear(one, await _outcome(self._proposals(one.node)))
+                try:
+                    one.node.hear(await self._proposals(one.node))
+                except RunError as error:
+                    self._fall_silent(one, error)
             else:
                 one.over = True
 
     def _descend(self, one: _Simulation) -> bool:
         """Go down through what is known. True: to an action to execute. Otherwise to a state to ask about, or over."""
         node = one.node
-        while not (one.over or node.closed):
+        while not node.closed:
             if not node.requests:
                 return False
             edge = self._choose(node)
@@ -205,11 +217,14 @@ class _Growth:
             edge.waiting += 1
             node.waiting += 1
             one.way.append(edge)
+            one.states.append(node)
             if edge.child is None:
+                if one.first_new is None:
+                    one.first_new = len(one.way) - 1
                 return True
             one.node = node = edge.child
         # Where another one is about to try the last action, asking for more would be rash.
-        one.over |= node.closed or node.complete or any(edge.taken for edge in node.edges)
+        one.over = node.closed or node.complete or any(edge.taken for edge in node.edges)
         return False
 
     def _choose(self, node: Node) -> Edge | None:
@@ -219,42 +234,55 @@ class _Growth:
         if not passed and node.untried:
             # Here the policy leads.
             return node.attempt(node.untried[0] if settings.greedy_rollouts or node.first is None else node.first)
-        open_edges = [edge for edge in node.edges if not edge.closed]
-        free = [edge for edge in open_edges if not edge.taken]
-        widens = node.untried and (
-            settings.widening is None or len(open_edges) < settings.widening * math.sqrt(passed + 1)
-        )
-        if len(free) + bool(widens) < 2:
-            return node.attempt(node.untried[0]) if widens else free[0] if free else None
-        promise, untried = self._promise(node, passed)
-        best = max(free, key=promise)
-        return node.attempt(node.untried[0]) if widens and untried >= promise(best) else best
+        curiosity = self._curiosity(node, passed)
+        best, promise, num_open = self._most_promising(node, curiosity)
+        widening = settings.widening
+        if not node.untried or (widening is not None and num_open >= widening * math.sqrt(passed + 1)):
+            return best
+        return node.attempt(node.untried[0]) if self._promise_of_untried(node, curiosity) >= promise else best
 
-    def _promise(self, node: Node, passed: int) -> tuple[Callable[[Edge], float], float]:
-        """Return how promising a tried action at a state is, by its value and how little is known of it.
+    def _curiosity(self, node: Node, passed: int) -> float:
+        """Return what it is worth at a state to try something new: at once, or per proposal of it."""
+        exploration = self._settings.exploration
+        if self._puct:
+            return exploration * math.sqrt(passed) / node.proposals
+        return exploration * math.sqrt(math.log(passed + 1))
 
-        And besides, how promising the next untried one is.
+    def _most_promising(self, node: Node, curiosity: float) -> tuple[Edge | None, float, int]:
+        """Return the tried action that promises most, how much that is, and how many are open.
+
+        An action promises its value, and the more besides the less is known of it. A search in a free world does little
+        else, so it is one pass without a call for each.
         """
-        settings = self._settings
-        if settings.selection == "uct":
-            unseen = settings.exploration * math.sqrt(math.log(passed + 1))
-            return lambda edge: (edge.best if edge.visits else 0.0) + unseen / (1 + edge.visits + edge.waiting), unseen
-        curiosity = settings.exploration * math.sqrt(passed) / node.proposals
+        puct, by_best = self._puct, self._by_best
         low, span = self._low, self._high - self._low
-        best = settings.backup == "max"
-        # Nothing is known of an untried one: as good as what was tried beside it.
-        usual = (node.total / node.visits - low) / span if node.visits and span > 0 else 0.5
+        best, most, num_open = None, -math.inf, 0
+        for edge in node.edges:
+            child, visits = edge.child, edge.visits
+            if child is None:
+                num_open += edge.taken
+            elif not child.closed:
+                num_open += 1
+                seen = visits + edge.waiting
+                promise = curiosity * (edge.drawn if puct else 1) / (1 + seen)
+                if visits and puct:
+                    # From 0 to 1; simulations under way count as the worst there is.
+                    found = edge.best if by_best else edge.total / visits
+                    promise += ((found - low) / span if span > 0 else 0.5) * visits / seen
+                elif visits:
+                    promise += edge.best
+                if promise > most:
+                    best, most = edge, promise
+        return best, most, num_open
 
-        def promise(edge: Edge) -> float:
-            seen = edge.visits + edge.waiting
-            value = 0.0
-            if edge.visits:
-                # From 0 to 1; simulations under way count as the worst there is.
-                found = edge.best if best else edge.total / edge.visits
-                value = ((found - low) / span if span > 0 else 0.5) * edge.visits / seen
-            return value + curiosity * edge.drawn / (1 + seen)
-
-        return promise, usual + curiosity * (node.drawn[node.untried[0].text] if node.untried else 0)
+    def _promise_of_untried(self, node: Node, curiosity: float) -> float:
+        """Return how promising the next untried action at a state is."""
+        if not self._puct:
+            return curiosity
+        span = self._high - self._low
+        # Nothing is known of it: as good as what was tried beside it.
+        usual = (node.total / node.visits - self._low) / span if node.visits and span > 0 else 0.5
+        return usual + curiosity * node.drawn[node.untried[0].text]
 
     # There
 
@@ -264,50 +292,48 @@ class _Growth:
         for one in asking:
             there.setdefault(one.node, one)
         # In the order of their beginnings, so that a server finds what it computed for the neighbour.
-        nodes = sorted(there, key=lambda node: node.said) if len(there) > 1 else [asking[0].node]
+        nodes = sorted(there, key=lambda node: said(node.history)) if len(there) > 1 else [asking[0].node]
         nodes = [node for node in nodes if self._search.may_ask()]
         if len(nodes) < len(there):
             for one in asking:
                 one.over = one.node not in nodes
             if not nodes:
                 return
-        answers = await _together([self._proposals(node) for node in nodes])
+        answers = await together(_outcome(self._proposals(node)) for node in nodes)
         for node, answer in zip(nodes, answers, strict=True):
-            # Where it fails, one trajectory ended; whoever else stands here may know of another way.
-            self._hear(there[node], answer)
+            if isinstance(answer, RunError):
+                # One trajectory ended; whoever else stands here may know of another way.
+                self._fall_silent(there[node], answer)
+            else:
+                node.hear(answer)
 
-    def _hear(self, one: _Simulation, answer: list[Action] | RunError) -> None:
-        """Enter in the tree what the policy proposed where a simulation stands."""
-        if isinstance(answer, RunError):
-            one.over, one.end = True, failed(one.node.history, answer)
-        one.node.hear([] if isinstance(answer, RunError) else answer)
+    def _fall_silent(self, one: _Simulation, error: RunError) -> None:
+        """Enter in the tree that the policy failed where a simulation stands."""
+        one.over, one.end = True, failed(one.node.history, error)
+        one.node.hear([])
 
     def _proposals(self, node: Node) -> Coroutine[Any, Any, list[Action]]:
-        rng = LateRandom(self._search.seed, "propose", node.requests, *node.said)
-        return self._search.policy.propose(node.history, n=self._settings.proposals, rng=rng)
+        seed, requests, history = self._search.seed, node.requests, node.history
+        rng = LateRandom(lambda: (seed, "propose", requests, *said(history)))
+        return self._search.policy.propose(history, n=self._settings.proposals, rng=rng)
 
-    def _enter(self, one: _Simulation, outcome: History | RunError) -> None:
+    def _enter(self, one: _Simulation, history: History) -> None:
         """Enter in the tree what an action led to."""
-        edge = one.way[-1]
-        if one.first_new is None:
-            one.first_new = len(one.way) - 1
-        if isinstance(outcome, RunError):
-            one.over, one.end = True, failed(one.node.history, outcome)
-            edge.broken = one.end.failure
-            return
-        one.node = edge.child = self._node(outcome, edge)
-        if outcome.stop_reason is not None:
-            one.over, one.end = True, outcome
-        elif self._settings.leaf == "value":
+        node = Node(history)
+        if node.closed:
+            # Ends are all kept apart, since the reward model judges the way too.
+            one.over, one.end = True, history
+        elif (name := self._search.world.state_of(history)) is not None:
+            # Only in as many steps: a state that can be come back to would make the tree a circle.
+            node = self._named.setdefault((len(history.steps), name), node)
+        one.node = one.way[-1].child = node
+        if self._settings.leaf == "value":
             one.over = True
 
-    def _node(self, history: History, edge: Edge) -> Node:
-        """Return the node of a state: a known one if it was reached before in as many steps."""
-        node = Node(history, edge)
-        # Ends are all kept apart, since the reward model judges the way too.
-        name = None if node.closed else self._search.world.state_of(history)
-        # Only in as many steps: a state that can be come back to would make the tree a circle.
-        return node if name is None else self._named.setdefault((len(history.steps), name), node)
+    def _break(self, one: _Simulation, error: RunError) -> None:
+        """Enter in the tree that an action broke something."""
+        one.over, one.end = True, failed(one.node.history, error)
+        one.way[-1].broken = one.end.failure
 
     # Back up
 
@@ -348,19 +374,21 @@ class _Growth:
     def _back_up(self, one: _Simulation, value: float | None) -> None:
         """Enter along its way what a simulation came to, and close what has been tried to the end."""
         one.node.close_if_done()
+        closed = bool(one.way) and one.way[-1].closed
+        discount = self._settings.discount
         for place in reversed(range(len(one.way))):
-            edge = one.way[place]
-            node = edge.parent
+            edge, node = one.way[place], one.states[place]
             edge.waiting -= 1
             node.waiting -= 1
-            if edge.closed:
+            if closed:
                 node.close_if_done()
+            closed = node.closed
             if value is None or one.first_new is None:
                 continue
             # Source: ARMAP's released code discounts every step in the tree but one that ends the task, and a rollout
             # once as a whole.
             if place < one.first_new or (place == one.first_new and not edge.ends_task):
-                value *= self._settings.discount
+                value *= discount
             if value < self._low:
                 self._low = value
             if value > self._high:
@@ -371,11 +399,6 @@ class _Growth:
             edge.total += value
             node.visits += 1
             node.total += value
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T | RunError]:
-    """Do everything at the same time; a single thing without the detour of a task, which a free world would feel."""
-    return [await _outcome(work[0])] if len(work) == 1 else await asyncio.gather(*map(_outcome, work))
 
 
 async def _outcome(work: Coroutine[Any, Any, T]) -> T | RunError:

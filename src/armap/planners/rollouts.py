@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from armap.errors import RunError
 from armap.protocols import Policy, World
 from armap.seeds import rng_for
+from armap.together import together
 from armap.types import Action, Failure, History, Task, Trajectory
 
 
@@ -76,12 +76,10 @@ async def rollouts(
         wanted = sorted(list(groups)[:at_once])
         order = [said for said in wanted if may_ask()]
         merged += sum(len(groups[said]) - 1 for said in order)
-        expanded = await asyncio.gather(
-            *(
-                _expand(history, len(groups[said]), world, policy, rng_for(seed, list(said)), greedy, reflections)
-                for said, history in ((said, states[groups[said][0]]) for said in order)
-                if isinstance(history, History)
-            )
+        expanded = await together(
+            _expand(history, len(groups[said]), world, policy, rng_for(seed, list(said)), greedy, reflections)
+            for said, history in ((said, states[groups[said][0]]) for said in order)
+            if isinstance(history, History)
         )
         for said, outcomes in zip(order, expanded, strict=True):
             for member, outcome in zip(groups[said], outcomes, strict=True):
@@ -133,7 +131,7 @@ async def _expand(
         return [failed(history, error)] * n
     # Replies that could not be read are drawn again from those that could, which keeps their distribution.
     drawn = [*actions, *(rng.choice(actions) for _ in range(n - len(actions)))]
-    return await asyncio.gather(*(advance(history, action, world) for action in drawn))
+    return await together(advance(history, action, world) for action in drawn)
 
 
 async def advance(history: History, action: Action, world: World) -> History | FailedRollout:

@@ -85,9 +85,10 @@ class Search:
 
     def may_ask(self) -> bool:
         """Say whether one more request to the policy is within the budget, and count it if it is."""
-        allowed = not (self._is_limited and self.spent())
-        self._asked += allowed
-        return allowed
+        if self._is_limited and self.spent():
+            return False
+        self._asked += 1
+        return True
 
     def room(self, wanted: int) -> int:
         """Return how many of `wanted` further trajectories the budget has room for."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from armap.planners.rollouts import said, words
 from armap.types import Action, Failure, History, SearchTree
 
 _DIGITS = 6
@@ -18,7 +17,6 @@ class Node:
 
     Attributes:
         history: how it was first reached.
-        said: what the agent said on that way, which tells states apart that the environment does not name.
         closed: whether nothing new can be found from here on.
         edges: the actions tried here, in the order of their first trials.
         untried: the other actions proposed here, the most often proposed first, and of equals the earlier one.
@@ -34,15 +32,12 @@ class Node:
     """
 
     __slots__ = (
-        "closed", "complete", "drawn", "edges", "first", "history", "proposals", "requests", "said", "score", "total",
+        "closed", "complete", "drawn", "edges", "first", "history", "proposals", "requests", "score", "total",
         "untried", "visits", "waiting",
     )  # fmt: skip
 
-    def __init__(self, history: History, reached_by: Edge | None = None) -> None:
+    def __init__(self, history: History) -> None:
         self.history = history
-        self.said: tuple[str, ...] = (
-            (*reached_by.parent.said, words(reached_by.action)) if reached_by else said(history)
-        )
         self.closed = history.stop_reason is not None
         self.edges: list[Edge] = []
         self.untried: list[Action] = []
@@ -65,30 +60,38 @@ class Node:
 
     def hear(self, proposed: Sequence[Action]) -> None:
         """Enter what the policy proposed here; nothing, where it failed."""
-        drawn, known = self.drawn, len(self.drawn)
+        known = len(self.drawn)
+        if proposed and not self.proposals:
+            self.first = proposed[0]
+        self.requests += 1
+        self.proposals += len(proposed)
+        drawn = {action.text: 1 for action in proposed}
+        if not known and len(drawn) == len(proposed):
+            self.drawn, self.untried = drawn, [*proposed]
+        else:
+            self._count(proposed)
+        legal = self.history.observation.actions
+        self.complete = len(self.drawn) == known or (legal is not None and len(self.drawn) >= len(legal))
+
+    def _count(self, proposed: Sequence[Action]) -> None:
+        """Count proposals some of which may be the same, or known."""
+        drawn = self.drawn
         for action in proposed:
             if action.text in drawn:
                 drawn[action.text] += 1
             else:
                 drawn[action.text] = 1
                 self.untried.append(action)
-        if proposed and not self.proposals:
-            self.first = proposed[0]
-        self.requests += 1
-        self.proposals += len(proposed)
-        if len(drawn) < self.proposals:
-            self.untried.sort(key=lambda action: -drawn[action.text])
-            for edge in self.edges:
-                edge.drawn = drawn[edge.action.text]
-        legal = self.history.observation.actions
-        self.complete = len(drawn) == known or (legal is not None and len(drawn) >= len(legal))
+        self.untried.sort(key=lambda action: -drawn[action.text])
+        for edge in self.edges:
+            edge.drawn = drawn[edge.action.text]
 
     def attempt(self, action: Action) -> Edge:
         """Make an untried action a tried one."""
         self.untried.remove(action)
         if action is self.first:
             self.first = None
-        edge = Edge(self, action)
+        edge = Edge(action, self.drawn[action.text])
         self.edges.append(edge)
         return edge
 
@@ -97,7 +100,6 @@ class Edge:
     """An action tried at a state, or about to be.
 
     Attributes:
-        parent: the state.
         action: the action.
         drawn: how often it was proposed.
         child: where it led.
@@ -108,12 +110,11 @@ class Edge:
         waiting: simulations that went this way and are not back.
     """
 
-    __slots__ = ("action", "best", "broken", "child", "drawn", "parent", "total", "visits", "waiting")
+    __slots__ = ("action", "best", "broken", "child", "drawn", "total", "visits", "waiting")
 
-    def __init__(self, parent: Node, action: Action) -> None:
-        self.parent = parent
+    def __init__(self, action: Action, drawn: int) -> None:
         self.action = action
-        self.drawn = parent.drawn[action.text]
+        self.drawn = drawn
         self.child: Node | None = None
         self.broken: Failure | None = None
         self.visits = self.waiting = 0
@@ -140,28 +141,43 @@ def record(root: Node) -> SearchTree:
     """Return a tree as a record, parents before children; what was proposed and never tried is left out."""
     numbers = {root: 0}
     waiting = [root]
-    rows = [(-1, "", 1.0, root.visits, _rounded(root.value), _rounded(root.score))]
+    # Columns from the start: a row for every node would be one more object for the garbage collector to look at.
+    parents, actions, priors, visits = [-1], [""], [1.0], [root.visits]
+    values, scores = [_rounded(root.value)], [_rounded(root.score)]
     failures: dict[int, Failure] = {}
     for node in waiting:
         parent, proposals = numbers[node], node.proposals
         for edge in node.edges:
-            child, visits = edge.child, edge.visits
+            child = edge.child
             if child is None:
                 if edge.broken is None:
                     continue
-                failures[len(rows)] = edge.broken
+                failures[len(parents)] = edge.broken
             elif child not in numbers:
-                numbers[child] = len(rows)
+                numbers[child] = len(parents)
                 waiting.append(child)
-            prior = round(edge.drawn / proposals, _DIGITS)
-            value = _rounded(edge.total / visits) if visits else None
-            rows.append((parent, edge.action.text, prior, visits, value, _rounded(child.score) if child else None))
-    parents, actions, priors, visits_, values, scores = zip(*rows, strict=True)
+            parents.append(parent)
+            actions.append(edge.action.text)
+            priors.append(_share(edge.drawn, proposals))
+            visits.append(edge.visits)
+            values.append(_rounded(edge.total / edge.visits) if edge.visits else None)
+            scores.append(_rounded(child.score) if child else None)
     return SearchTree(
-        parents=parents, actions=actions, priors=priors, visits=visits_, values=values, scores=scores, failures=failures
+        parents=tuple(parents),
+        actions=tuple(actions),
+        priors=tuple(priors),
+        visits=tuple(visits),
+        values=tuple(values),
+        scores=tuple(scores),
+        failures=failures,
     )
 
 
 @lru_cache(1024)
 def _rounded(number: float | None) -> float | None:
     return None if number is None else float(f"{number:.{_DIGITS}g}")
+
+
+@lru_cache(1024)
+def _share(drawn: int, proposals: int) -> float:
+    return round(drawn / proposals, _DIGITS)

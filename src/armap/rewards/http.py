@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from armap.errors import ConfigError, RewardModelError
 from armap.images import ImageFolder
 from armap.rewards.conversation import Turn, as_turns
+from armap.together import together
 from armap.types import Trajectory
 
 _CONNECT_S = 10.0
@@ -99,12 +100,7 @@ class HTTPRewardModel:
             DataError: a picture is missing.
         """
         bodies = [self._body(trajectory) for trajectory in trajectories]
-        try:
-            async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(self._ask(body)) for body in bodies]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in asked]
+        return await together(map(self._ask, bodies))
 
     async def close(self) -> None:
         """Close the connections; the server cannot be asked again."""
