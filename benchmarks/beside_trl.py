@@ -2,8 +2,8 @@
 
 Both start from the same weights, LoRA's and the head's among them, and take the same tokens in the same order with the
 same loss, optimiser and learning rates, in 32 bits. TRL runs as who knows it would set it up for a small model: without
-gradient checkpointing and dropout, nothing dropped for its length, no files, and its own collator. On a GPU the model is
-whole, and a step has more pairs and is one pass.
+gradient checkpointing and dropout, nothing dropped for its length, no files, and its own collator. On a GPU the model
+is whole, and a step has more pairs and is one pass.
 
 The world is made up, so that nothing has to be installed: trajectories of nine steps and some 350 tokens.
 """

@@ -56,14 +56,16 @@ _USUAL = (
     ("--planner", "mcts"),
     ("--planner", "mcts_paper"),
 )
+_EXECUTED = ("--origin", "other_outcome", "--origin", "near_neighbour")
+"""Rejected sides that were executed when trajectories were collected, so that nothing is asked for them."""
 EXPERIMENTS = {
     "game24": Experiment(
         evaluation="901-1000",
         tasks=100,
         n=100,
         collect=("--tasks", "160", "--samples", "8"),
-        synthesize=(),
-        train=("--unfinished", "2", "--pairs-per-step", "8", "--patience", "20"),
+        synthesize=("--rejected", "4", *_EXECUTED),
+        train=("--unfinished", "2", "--pairs-per-step", "16", "--epochs", "2", "--evaluate-every", "100"),
         planners=(
             *_USUAL,
             (
@@ -81,8 +83,8 @@ EXPERIMENTS = {
         tasks=50,
         n=10,
         collect=("--tasks", "60", "--samples", "8"),
-        synthesize=(),
-        train=("--max-tokens", "1024"),
+        synthesize=("--rejected", "2", *_EXECUTED),
+        train=("--max-tokens", "1024", "--pairs-per-step", "8", "--evaluate-every", "30", "--patience", "20"),
         planners=_USUAL,
         paper={
             "sampling": (34.7, 52.0), "greedy": (42.4, 50.4), "reflexion": (53.3, 56.5), "best_of_n": (52.1, 62.0),
@@ -93,9 +95,9 @@ EXPERIMENTS = {
         evaluation="unseen",
         tasks=50,
         n=10,
-        collect=("--tasks", "60", "--samples", "6"),
-        synthesize=("--writer", "model"),
-        train=("--max-tokens", "1024"),
+        collect=("--tasks", "56", "--samples", "6"),
+        synthesize=("--rejected", "2", *_EXECUTED),
+        train=("--max-tokens", "1024", "--pairs-per-step", "8", "--evaluate-every", "30", "--patience", "20"),
         planners=_USUAL,
         paper={
             "sampling": (7.6, 50.6), "greedy": (6.5, 55.1), "reflexion": (7.2, 56.7), "best_of_n": (17.0, 57.0),
