@@ -64,13 +64,13 @@ EXPERIMENTS = {
         tasks=100,
         n=100,
         collect=("--tasks", "160", "--samples", "8"),
-        synthesize=("--rejected", "4", *_EXECUTED),
-        train=("--unfinished", "2", "--pairs-per-step", "16", "--epochs", "2", "--evaluate-every", "100"),
+        synthesize=_EXECUTED,
+        train=("--unfinished", "2", "--train-share", "0.5", "--pairs-per-step", "16", "--evaluate-every", "61"),
         planners=(
             *_USUAL,
             (
-                "--planner", "mcts", "--n", "600", "--set", "mcts.leaf=value", "--set", "mcts.backup=max",
-                "--set", "mcts.proposals=40", "--set", "mcts.widening=none", "--task-max-trajectories", "N",
+                "--planner", "mcts", "--n", "600", "--set", "mcts.leaf=value", "--set", "mcts.proposals=200",
+                "--set", "mcts.widening=none", "--task-max-trajectories", "N",
             ),
         ),
         paper={
