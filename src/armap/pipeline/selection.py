@@ -85,23 +85,27 @@ def _too_telling(pairs: Sequence[PreferencePair], seed: int) -> set[str]:
 
     Where chosen sides are longer too often, one of those pairs goes, best one that is among the too many in every unit.
     """
-    units = list(LENGTHS)
-    # 1 where the chosen side is the longer one, -1 where it is the shorter.
-    signs = {pair.id: [2 * _longer([pair], unit)[0] - 1 for unit in units] for pair in pairs}
-    left = list(signs)
+    # For each unit 1 where the chosen side is the longer one, -1 where it is the shorter. Pairs of equal signs are
+    # equally telling, and wait in one line, the last one first.
+    alike: dict[tuple[float, ...], list[tuple[int, str]]] = {}
+    left = [(pair.id, tuple(2 * _longer([pair], unit)[0] - 1 for unit in LENGTHS)) for pair in pairs]
     rng_for(seed, "balance").shuffle(left)
-    totals = [sum(signs[name][unit] for name in left) for unit in range(len(units))]
+    for place, (name, signs) in reversed([*enumerate(left)]):
+        alike.setdefault(signs, []).append((place, name))
+    totals = [sum(column) for column in zip(*(signs for _, signs in left), strict=True)]
     gone: set[str] = set()
-    while left:
-        worst = max(range(len(units)), key=lambda unit: abs(totals[unit]))
-        if abs(totals[worst]) <= (2 * MOST_TOLD_BY_LENGTH - 1) * len(left):
+    while len(gone) < len(left):
+        worst = max(range(len(totals)), key=lambda unit: abs(totals[unit]))
+        if abs(totals[worst]) <= (2 * MOST_TOLD_BY_LENGTH - 1) * (len(left) - len(gone)):
             break
         ways = [1 if total > 0 else -1 for total in totals]
-        too_many = [name for name in left if signs[name][worst] == ways[worst]]
-        name = max(too_many, key=lambda name: sum(sign * way for sign, way in zip(signs[name], ways, strict=True)))
-        left.remove(name)
-        gone.add(name)
-        totals = [total - sign for total, sign in zip(totals, signs[name], strict=True)]
+        too_many = [signs for signs, waiting in alike.items() if waiting and signs[worst] == ways[worst]]
+        signs = max(
+            too_many,
+            key=lambda signs: (sum(sign * way for sign, way in zip(signs, ways, strict=True)), -alike[signs][-1][0]),
+        )
+        gone.add(alike[signs].pop()[1])
+        totals = [total - sign for total, sign in zip(totals, signs, strict=True)]
     return gone
 
 
