@@ -30,6 +30,7 @@ LAYERS = (
 SHARED = {
     "envs.play",
     "envs.own",
+    "envs.task_config",
     "rewards.conversation",
     "rewards.rendering",
     "rewards.fit_settings",

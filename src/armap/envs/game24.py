@@ -15,9 +15,10 @@ from importlib import resources
 from itertools import combinations
 from typing import Annotated, ClassVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from armap.envs.play import play
+from armap.envs.task_config import read_config
 from armap.errors import ConfigError, EnvError
 from armap.prompts import load_prompt
 from armap.protocols import StepResult
@@ -130,15 +131,8 @@ class _Puzzle(Record):
 
 
 def _puzzle(task: Task) -> _Puzzle:
-    try:
-        return _Puzzle.model_validate(task.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("config", *first["loc"])))
-        raise EnvError(
-            f"game24 cannot start task {task.id!r}: {where}: {first['msg']}; "
-            'a config looks like {"numbers": [3, 6, 7, 8], "target": "24"}'
-        ) from error
+    advice = 'a config looks like {"numbers": [3, 6, 7, 8], "target": "24"}'
+    return read_config(task, _Puzzle, env="game24", advice=advice)
 
 
 class Game24:

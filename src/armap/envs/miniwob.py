@@ -14,9 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from armap.browser import Browser, browser_trouble_as_env_error
+from armap.envs.task_config import read_config
 from armap.errors import ConfigError, EnvError
 from armap.images import ImageFolder
 from armap.prompts import load_prompt
@@ -248,15 +249,7 @@ def _colour_name(channels: Sequence[str] | None) -> str:
 
 
 def _page(task: Task) -> _Page:
-    try:
-        return _Page.model_validate(task.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("config", *first["loc"])))
-        raise EnvError(
-            f"miniwob cannot start task {task.id!r}: {where}: {first['msg']}; a config looks like "
-            '{"page": "click-button"}'
-        ) from error
+    return read_config(task, _Page, env="miniwob", advice='a config looks like {"page": "click-button"}')
 
 
 @cache

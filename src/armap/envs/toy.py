@@ -6,9 +6,10 @@ from itertools import combinations, product
 from random import Random
 from typing import ClassVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from armap.envs.play import play
+from armap.envs.task_config import read_config
 from armap.errors import ConfigError, EnvError
 from armap.prompts import load_prompt
 from armap.protocols import StepResult
@@ -128,15 +129,7 @@ class Toy:
 
 
 def _room(task: Task) -> _Room:
-    try:
-        room = _Room.model_validate(task.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("config", *first["loc"])))
-        raise EnvError(
-            f"toy cannot start task {task.id!r}: {where}: {first['msg']}; "
-            'a config looks like {"shelf": 1, "wanted": "red cube"}'
-        ) from error
+    room = read_config(task, _Room, env="toy", advice='a config looks like {"shelf": 1, "wanted": "red cube"}')
     if room.wanted not in _SHELVES[room.shelf]:
         raise EnvError(f"toy cannot start task {task.id!r}: {room.wanted!r} is not on shelf {room.shelf}")
     return room

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, TypeAdapter
 
 from armap.envs.scienceworld.hindsight import deeds, instruction
 from armap.envs.scienceworld.offers import Memory, in_words
 from armap.envs.scienceworld.simulator import Answer, Simulator
 from armap.envs.scienceworld.splits import families, family_name
 from armap.envs.scienceworld.texts import same_text
+from armap.envs.task_config import read_config
 from armap.errors import EnvError
 from armap.prompts import load_prompt
 from armap.protocols import StepResult
@@ -249,15 +250,7 @@ class ScienceWorld:
 
 
 def _start(task: Task) -> _Start:
-    try:
-        start = _Start.model_validate(task.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("config", *first["loc"])))
-        raise EnvError(
-            f"scienceworld cannot start task {task.id!r}: {where}: {first['msg']}; "
-            'a config looks like {"task": "boil", "variation": 3}'
-        ) from error
+    start = read_config(task, _Start, env="scienceworld", advice='a config looks like {"task": "boil", "variation": 3}')
     count = families()[start.task].variations
     if start.variation >= count:
         raise EnvError(f"scienceworld cannot start task {task.id!r}: {start.task} has variations 0 to {count - 1}")

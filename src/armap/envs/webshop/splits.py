@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from armap.envs.task_config import read_config
 from armap.envs.webshop.goals import Goal, GoalKind
 from armap.envs.webshop.index import Catalogue
 from armap.errors import ConfigError, EnvError
@@ -51,14 +52,7 @@ def order_of(task: Task, catalogue: Catalogue) -> Order:
     Raises:
         EnvError: it is not that of a purchase, or was made for another catalogue.
     """
-    try:
-        order = Order.model_validate(task.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("config", *first["loc"])))
-        raise EnvError(
-            f"webshop cannot start task {task.id!r}: {where}: {first['msg']}; take tasks from envs.webshop.tasks()"
-        ) from error
+    order = read_config(task, Order, env="webshop", advice="take tasks from envs.webshop.tasks()")
     if order.catalogue != catalogue.fingerprint or order.product_id not in catalogue:
         raise EnvError(
             f"webshop cannot start task {task.id!r}: it was made for catalogue {order.catalogue[:8]}, and this one is "
