@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from armap.engines.local import each
 from armap.errors import PolicyError, RunError
+from armap.pipeline.writers import INSTRUCTION_TOKENS, instructed
 from armap.planners.rollouts import rollouts
 from armap.prompts import load_prompt
 from armap.protocols import LLM, Policy, World
-from armap.seeds import rng_for, stable_hash
+from armap.seeds import rng_for
 from armap.store import RunFolder
 from armap.types import Failure, Message, SamplingParams, Task, TaskFailure, Trajectory
 
 _SHOWN_INSTRUCTIONS = 4
-_INSTRUCTION_TOKENS = 96
-"""Longest instruction that is invented."""
 
 
 class Inventor:
@@ -58,15 +57,14 @@ class Inventor:
             Message(role="system", content=load_prompt("collect_invent")),
             Message(role="user", content=asked),
         ]
-        sampling = SamplingParams(max_tokens=_INSTRUCTION_TOKENS, stop=("\n",), seed=rng.getrandbits(48))
+        sampling = SamplingParams(max_tokens=INSTRUCTION_TOKENS, stop=("\n",), seed=rng.getrandbits(48))
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
         instruction = completion.text.strip().removeprefix("Task:").strip(" -")
         if not instruction:
             raise PolicyError(f"no instruction was invented for task {task.id!r}")
         if instruction in self._forbidden:
             raise PolicyError(f"what was invented for task {task.id!r} is an evaluation task")
-        name = f"{task.id} ~ {stable_hash(instruction):016x}"
-        return task.model_copy(update={"id": name, "instruction": instruction})
+        return instructed(task, instruction)
 
 
 async def collect(

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from armap.pipeline.funnel import data_metrics
-from armap.pipeline.intervals import bootstrap_ratio, mean, share
+from armap.pipeline.intervals import average, bootstrap_ratio, mean, share
 from armap.pipeline.outcomes import (
     first_of_kind,
     is_solved,
@@ -210,10 +210,10 @@ def _policy_metrics(
     ]
     return PolicyMetrics(
         choices=len(entropies),
-        choice_entropy_nats=_average(entropies),
-        choice_mass=_average(masses),
+        choice_entropy_nats=average(entropies),
+        choice_mass=average(masses),
         listed_steps=len(listed),
-        legal_share=_average(listed),
+        legal_share=average(listed),
     )
 
 
@@ -224,11 +224,6 @@ def _candidates(planners: Mapping[str, _Searches]) -> Iterable[Trajectory]:
         for result in searches.values()
         for candidate in result.candidates
     )
-
-
-def _average(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return fmean(values) if values else None
 
 
 def _failures(

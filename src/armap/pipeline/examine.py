@@ -12,6 +12,7 @@ from armap.pipeline.beginnings import unfinished_pairs
 from armap.pipeline.intervals import share
 from armap.pipeline.outcomes import first_of_kind, judged_rightly, success_by_n
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, Injection, injected, reworded
+from armap.pipeline.selection import LENGTHS
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_sharpness
 from armap.store import RunFolder
@@ -79,8 +80,8 @@ async def judge_report(
     confidences = _confidences(pairs, margins)
     right = list(map(judged_rightly, margins))
     lengths = {
-        unit: [length(chosen) - length(rejected) for chosen, rejected in sides]
-        for unit, length in (("characters", _characters), ("steps", _steps))
+        unit: [LENGTHS[unit](chosen) - LENGTHS[unit](rejected) for chosen, rejected in sides]
+        for unit in ("characters", "steps")
     }
     return JudgeReport(
         reward_model=name,
@@ -210,15 +211,6 @@ def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     """
     pairs = sum(one.pairs for one in bins)
     return sum(one.pairs * abs(one.accuracy - one.confidence) for one in bins) / pairs
-
-
-def _characters(trajectory: Trajectory) -> int:
-    observed = [step.observation.text for step in trajectory.steps] + [trajectory.final_observation.text]
-    return sum(map(len, observed)) + sum(len(step.action.text) for step in trajectory.steps)
-
-
-def _steps(trajectory: Trajectory) -> int:
-    return len(trajectory.steps)
 
 
 def _length_bias(margins: Sequence[float], differences: Sequence[int]) -> LengthBias | None:

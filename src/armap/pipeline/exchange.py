@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from armap.errors import ConfigError, DataError
+from armap.errors import ConfigError, DataError, first_line
 from armap.images import ImageFolder, as_png
 from armap.rewards.conversation import Turn, as_trajectory, as_turns
 from armap.store import RunFolder
@@ -251,7 +251,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, object]]:
                     number += 1
                     yield f"row {number}", row
     except ArrowException as error:
-        raise DataError(f"{file}, after row {number}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{file}, after row {number}: {first_line(error)}") from error
 
 
 def _pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> PreferencePair | DiscardedPair:

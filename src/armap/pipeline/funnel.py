@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from statistics import fmean
+from collections.abc import Collection, Iterator, Sequence
 from typing import get_args
 from xml.etree.ElementTree import Element
 
@@ -12,10 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from armap.pipeline.charts import count_bar, element
+from armap.pipeline.intervals import average
 from armap.pipeline.page import terms
 from armap.pipeline.selection import length_tells
 from armap.types import Check, DataMetrics, DiscardedPair, PreferencePair, Trajectory, Usage
 
+ORACLE = "environment reward"
+"""What establishes the chosen side where the environment's own reward is taken for the label, an ablation."""
+UNVERIFIED = "nothing"
+"""What establishes it where sides may come to the same thing, an ablation."""
 CHECKS: tuple[Check, ...] = get_args(Check)
 _STAGES = {
     "begun": "attempts at hand",
@@ -51,8 +55,8 @@ def data_metrics(
         judges=tuple(sorted({pair.judge for pair in pairs if pair.judge is not None})),
         length_tells=length_tells(pairs),
         spent=sum((pair.usage for pair in both), Usage()),
-        chosen_steps=_average(chosen for chosen, _ in lengths),
-        rejected_steps=_average(rejected for _, rejected in lengths),
+        chosen_steps=average(chosen for chosen, _ in lengths),
+        rejected_steps=average(rejected for _, rejected in lengths),
     )
 
 
@@ -62,11 +66,6 @@ def _funnel(made: int, discarded: Sequence[DiscardedPair]) -> dict[str, int]:
     for check in CHECKS:
         left[check] = next(reversed(left.values())) - lost[check]
     return left
-
-
-def _average(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return fmean(values) if values else None
 
 
 def funnel_table(data: DataMetrics) -> Table:
@@ -87,12 +86,12 @@ def ablations(labelled_by: Collection[str]) -> list[str]:
         labelled_by: what established their chosen sides, see `PreferencePair.verified_by`.
     """
     said = []
-    if "environment reward" in labelled_by:
+    if ORACLE in labelled_by:
         said.append(
             "ORACLE LABELS: the environment's own reward says which side of a pair is the chosen one. This is an "
             "ablation, and no result of the method."
         )
-    if "nothing" in labelled_by:
+    if UNVERIFIED in labelled_by:
         said.append(
             "UNVERIFIED: nobody checked that the sides of a pair came to different things. This is an ablation."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -61,6 +62,12 @@ def share(sources: Sequence[str], counted: Sequence[float]) -> Interval | None:
         counts[source] += counts_one
     tasks = sorted(totals)
     return bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
+
+
+def average(values: Iterable[float]) -> float | None:
+    """Return the mean of numbers, without an interval; None if there are none."""
+    values = list(values)
+    return fmean(values) if values else None
 
 
 def mean(values: Iterable[float]) -> Interval:

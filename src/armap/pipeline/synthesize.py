@@ -17,6 +17,7 @@ from pydantic import Field
 
 from armap.engines.local import each
 from armap.errors import RunError
+from armap.pipeline.funnel import ORACLE, UNVERIFIED
 from armap.pipeline.negatives import ORIGINS, Discard, Origin, altered, execute, neighbours, other_attempts
 from armap.pipeline.selection import gives_away, select
 from armap.pipeline.verdicts import PairJudge
@@ -26,8 +27,6 @@ from armap.seeds import rng_for
 from armap.store import RunFolder
 from armap.types import DiscardedPair, PreferencePair, Record, Task, Trajectory, Usage
 
-ORACLE = "environment reward"
-"""What establishes the chosen side where the environment's own reward is taken for the label, an ablation."""
 _ORACLE_ORIGIN = "higher_reward"
 _ALTERATIONS = 3
 """Changed actions tried before a pair is given up: many changes come to the same thing in the end."""
@@ -292,7 +291,7 @@ class _PairMaker:
     def _pair(
         self, name: str, chosen: _Chosen, rejected: Trajectory, origin: str, source_task_id: str
     ) -> PreferencePair:
-        verified_by = "execution" if self._settings.verify else "nothing"
+        verified_by = "execution" if self._settings.verify else UNVERIFIED
         return PreferencePair(
             id=name,
             task=chosen.trajectory.task,

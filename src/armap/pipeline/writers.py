@@ -9,8 +9,8 @@ from armap.protocols import LLM, HindsightWriter
 from armap.seeds import stable_hash
 from armap.types import Completion, Message, SamplingParams, Task, Trajectory, Usage
 
-_INSTRUCTION_TOKENS = 96
-"""Longest instruction that is written."""
+INSTRUCTION_TOKENS = 96
+"""Longest instruction that is written or invented."""
 _SEEN_CHARS = 400
 """Characters of each observation but the last that a model is shown of a trajectory."""
 
@@ -102,8 +102,7 @@ class LLMWriter:
             instruction, usage = _first_line(elaborated) or instruction, usage + elaborated.usage
         if not instruction:
             return Written(None, usage)
-        name = f"{trajectory.task.id} ~ {stable_hash(instruction):016x}"
-        return Written(trajectory.task.model_copy(update={"id": name, "instruction": instruction}), usage)
+        return Written(instructed(trajectory.task, instruction), usage)
 
     def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
         """Compare the last observations."""
@@ -112,9 +111,15 @@ class LLMWriter:
     async def _ask(self, prompt: str, said: str, trajectory: Trajectory) -> Completion:
         messages = [Message(role="system", content=load_prompt(prompt)), Message(role="user", content=said)]
         seed = stable_hash(self._seed, trajectory.id) >> 16
-        sampling = SamplingParams(temperature=0.0, max_tokens=_INSTRUCTION_TOKENS, seed=seed)
+        sampling = SamplingParams(temperature=0.0, max_tokens=INSTRUCTION_TOKENS, seed=seed)
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
         return completion
+
+
+def instructed(task: Task, instruction: str) -> Task:
+    """Return a task with the same start and another instruction."""
+    name = f"{task.id} ~ {stable_hash(instruction):016x}"
+    return task.model_copy(update={"id": name, "instruction": instruction})
 
 
 def as_log(trajectory: Trajectory) -> str:
