@@ -27,6 +27,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
+from simulated.shop import WORDS
 from torch.nn import Module, Parameter
 from torch.optim.lr_scheduler import LinearLR
 from transformers import PrinterCallback, TrainerCallback
@@ -38,9 +39,6 @@ from armap.rewards.transformer import TransformerRewardModel
 from armap.seeds import rng_for
 from armap.types import Action, Observation, PreferencePair, Step, Task, Trajectory
 
-_TEXT = """a the red blue large small shirt shoe lamp table price dollars rating stars sold by color size buy now back
-to search page next item description features reviews cotton wooden steel classic modern style free shipping option
-select ships from warehouse in two days returns accepted"""
 _STEPS = 9
 _ON_GPU = torch.cuda.is_available()
 _LAYERS = None if _ON_GPU else 12
@@ -63,11 +61,11 @@ PAIRS = _SETTINGS.pairs_per_step * (12 if _ON_GPU else 7)
 def group(number: int, parting: Sequence[int]) -> list[PreferencePair]:
     """Return pairs of one chosen trajectory with rejected ones that part from it, each after so many of its steps."""
     rng = Random(number)
-    actions = [f"click[{rng.choice(_TEXT.split())}]" for _ in range(_STEPS)]
+    actions = [f"click[{rng.choice(WORDS)}]" for _ in range(_STEPS)]
     chosen = _trajectory(number, actions, "The order is placed.")
     pairs = []
     for i, parts in enumerate(parting):
-        others = [f"click[{rng.choice(_TEXT.split())} {i}]" for _ in range(parts, _STEPS)]
+        others = [f"click[{rng.choice(WORDS)} {i}]" for _ in range(parts, _STEPS)]
         pairs.append(
             PreferencePair(
                 id=f"{number}/{i}",
@@ -86,7 +84,7 @@ def group(number: int, parting: Sequence[int]) -> list[PreferencePair]:
 def _trajectory(number: int, actions: Sequence[str], outcome: str) -> Trajectory:
     def seen(count: int) -> str:
         rng = rng_for(number, "observation", *actions[:count])
-        return " ".join(rng.choices(_TEXT.split(), k=rng.randrange(20, 30)))
+        return " ".join(rng.choices(WORDS, k=rng.randrange(20, 30)))
 
     return Trajectory(
         id="/".join([str(number), *actions]),

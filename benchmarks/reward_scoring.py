@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
+from simulated.shop import WORDS
 
 from armap.errors import ConfigError
 from armap.rewards.rendering import render
@@ -30,9 +31,6 @@ from armap.rewards.transformer import TransformerRewardModel
 from armap.seeds import rng_for
 from armap.types import Action, Observation, Step, Task, Trajectory
 
-_TEXT = """a the red blue large small shirt shoe lamp table price dollars rating stars sold by color size buy now back
-to search page next item description features reviews cotton wooden steel classic modern style free shipping option
-select ships from warehouse in two days returns accepted"""
 _STEPS = 6
 _REPEATS = 3
 _BATCH_TOKENS = 4096
@@ -44,7 +42,7 @@ Score = Callable[[Sequence[Trajectory]], list[float]]
 def observation(actions: Sequence[str]) -> Observation:
     """Return what is seen after actions, always the same."""
     rng = rng_for(0, "observation", *actions)
-    return Observation(text=" ".join(rng.choices(_TEXT.split(), k=rng.randrange(30, 50))))
+    return Observation(text=" ".join(rng.choices(WORDS, k=rng.randrange(30, 50))))
 
 
 def trajectory(actions: Sequence[str]) -> Trajectory:
@@ -64,7 +62,7 @@ def trajectory(actions: Sequence[str]) -> Trajectory:
 
 def draw(actions: Sequence[str], rng: Random) -> str:
     """Return an action of the policy after others."""
-    offered = rng_for(0, "actions", *actions).sample(_TEXT.split(), 3)
+    offered = rng_for(0, "actions", *actions).sample(WORDS, 3)
     return f"click[{rng.choices(offered, (6, 3, 1))[0]}]"
 
 

@@ -23,6 +23,13 @@ def armap(*args: object, code: int = 0, **options: Any) -> subprocess.CompletedP
     return done
 
 
+def with_pairs(run: Path) -> Path:
+    """Make a run folder with pairs and nothing trained."""
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", run)
+    armap("synthesize", "--run", run)
+    return run
+
+
 def sentence(stderr: str) -> str:
     """Return the one line that is no progress bar."""
     (line,) = [line for line in stderr.splitlines() if line and "0:00:" not in line]

@@ -14,7 +14,7 @@ from armap.store import RunFolder
 from armap.types import PreferencePair
 from tiny_model import make_tiny_model, make_tiny_vision_model
 
-from .runs import armap, sentence
+from .runs import armap, sentence, with_pairs
 
 OBJECTS = ("cube", "ball", "cone")
 
@@ -25,9 +25,7 @@ def test_our_pairs_train_in_trls_reward_trainer(tmp_path, monkeypatch):
     from datasets import load_dataset
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", tmp_path / "run")
-    armap("synthesize", "--run", tmp_path / "run")
-    armap("export", tmp_path / "pairs.jsonl", "--run", tmp_path / "run")
+    armap("export", tmp_path / "pairs.jsonl", "--run", with_pairs(tmp_path / "run"))
     pairs = load_dataset(
         "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
     )

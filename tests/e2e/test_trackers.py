@@ -12,16 +12,12 @@ from armap.store import RunFolder
 from armap.types import TrainingPoint
 from tiny_model import make_tiny_model
 
-from .runs import armap, environment, sentence
+from .runs import armap, environment, sentence, with_pairs
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run folder with pairs and nothing trained."""
-    run = tmp_path_factory.mktemp("pairs") / "mine"
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", run)
-    armap("synthesize", "--run", run)
-    return run
+    return with_pairs(tmp_path_factory.mktemp("pairs") / "mine")
 
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_one_sentence_and_binds_the_run_to_nothing(run, tmp_path):

@@ -13,7 +13,7 @@ from armap.store import RunFolder
 from armap.types import HeldoutScore, TrainingPoint
 from tiny_model import make_tiny_model
 
-from .runs import armap, environment
+from .runs import environment, with_pairs
 
 # What accelerate calls a launch for several GPUs is its only one that starts several processes here.
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0)
@@ -22,11 +22,7 @@ PROGRAM = Path(__file__).with_name("in_two_processes.py")
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
-    """A run folder with pairs and nothing trained."""
-    run = tmp_path_factory.mktemp("pairs") / "run"
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", run)
-    armap("synthesize", "--run", run)
-    return run
+    return with_pairs(tmp_path_factory.mktemp("pairs") / "run")
 
 
 def train(
