@@ -20,7 +20,7 @@ demo: $(INSTALLED)
 	$(BIN)/armap demo --run runs/demo
 
 test: $(INSTALLED) system
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 check: $(INSTALLED) system
 	$(BIN)/ruff format --check .

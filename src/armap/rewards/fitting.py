@@ -346,14 +346,14 @@ class _Progress:
 
 
 def _shuffled(pairs: Sequence[PreferencePair], seed: int, epoch: int, at_once: int) -> list[PreferencePair]:
-    """Return pairs in the order of an epoch: any, but up to `at_once` with the same chosen trajectory together.
+    """Return pairs in the order of an epoch: any, but up to `at_once` of the same task together.
 
-    So they meet in one step, where what their trajectories share is computed once.
+    So they meet in one step, where what their trajectories share is computed once: the whole way of a beginning.
     """
     rng = rng_for(seed, "epoch", epoch)
-    alike: dict[tuple[str, ...], list[PreferencePair]] = {}
+    alike: dict[str, list[PreferencePair]] = {}
     for pair in pairs:
-        alike.setdefault((pair.task.instruction, *pair.chosen.actions), []).append(pair)
+        alike.setdefault(pair.task.instruction, []).append(pair)
     groups: list[list[PreferencePair]] = []
     for group in alike.values():
         rng.shuffle(group)
