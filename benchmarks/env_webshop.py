@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,37 @@ def kind_of(action: str) -> str:
     return "buy" if action == "click[buy now]" else "click"
 
 
+def shopping(shop: WebShop, steps: int) -> tuple[dict[str, float], Counter[str]]:
+    """Let a random shopper act for at least so many steps.
+
+    Returns:
+        By kind of action: the seconds of processor time they took, and how many there were.
+    """
+    rng = Random(0)
+    chosen = rng.sample(tasks(shop.catalogue, "test"), 100)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
+
+    def timed(kind: str, call: Callable[[], T]) -> T:
+        start = time.process_time()
+        result = call()
+        seconds[kind] += time.process_time() - start
+        counts[kind] += 1
+        return result
+
+    while counts.total() - counts["reset"] < steps:
+        task = rng.choice(chosen)
+        observation = timed("reset", partial(shop.reset, task))
+        over = False
+        while not over:
+            action = action_after(observation, task, rng)
+            result = timed(kind_of(action), partial(shop.step, action))
+            observation, over = result.observation, result.terminated or result.truncated
+    return seconds, counts
+
+
 def main() -> None:
+    """Print the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of WebShop's official files, or of a catalogue")
     parser.add_argument("--steps", type=int, default=20_000)
@@ -52,31 +82,10 @@ def main() -> None:
     began = time.perf_counter()
     shop = WebShop(arguments.data, observation=arguments.observation)
     opened_s = time.perf_counter() - began
-    rng = Random(0)
-    chosen = rng.sample(tasks(shop.catalogue, "test"), 100)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    counts: defaultdict[str, int] = defaultdict(int)
-
-    def timed(kind: str, call: Callable[[], T]) -> T:
-        start = time.process_time()
-        result = call()
-        seconds[kind] += time.process_time() - start
-        counts[kind] += 1
-        return result
-
-    steps = 0
-    while steps < arguments.steps:
-        task = rng.choice(chosen)
-        observation = timed("reset", partial(shop.reset, task))
-        over = False
-        while not over:
-            action = action_after(observation, task, rng)
-            result = timed(kind_of(action), partial(shop.step, action))
-            observation, over = result.observation, result.terminated or result.truncated
-            steps += 1
-
+    seconds, counts = shopping(shop, arguments.steps)
     for kind, count in sorted(counts.items()):
         print(f"{kind:<7}{count:>8} times{seconds[kind] / count * 1e3:>9.3f} ms each")
+    steps = counts.total() - counts["reset"]
     print(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""What a catalogue of WebShop's full size costs: to build, on disk, to open, in memory and to search.
+"""What a catalogue of WebShop's full size costs: to build, on disk, to open, in memory and to act in.
 
 The full catalogue cannot be shipped, so a smaller one is multiplied: the one that comes with the package, or official
 files. Every copy gets an id, a brand and a model number of its own, a title in another order, and a description and
@@ -22,16 +22,19 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from env_webshop import shopping
 from rich.console import Console
 from rich.table import Table
 
 from armap.envs.webshop.catalogue import generate
+from armap.envs.webshop.environment import WebShop
 from armap.envs.webshop.index import Catalogue, build, official_files
 from armap.envs.webshop.products import Product, read_products
 from armap.errors import ArmapError
 
 FULL_CATALOGUE = 1_180_000
 SEARCHES = 100
+STEPS = 1_000
 _SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvxz" for vowel in "aeio"]
 _BRANDS = 60_000
 
@@ -64,7 +67,7 @@ def resident_mb() -> float:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Open a catalogue in this process, which must be a fresh one, and search it."""
+    """Open a catalogue in this process, which must be a fresh one, search it and act in it."""
     before = resident_mb()
     started = time.perf_counter()
     catalogue = Catalogue(folder)
@@ -78,15 +81,19 @@ def measure(folder: Path) -> dict[str, float]:
         catalogue.search(query)
         seconds.append(time.perf_counter() - begun)
     cpu = time.process_time() - begun_cpu
+    after_searching = resident_mb()
+    spent, counts = shopping(WebShop(folder), STEPS)
     return {
         "open_s": opened - started,
         "resident_before_mb": before,
         "resident_open_mb": after_opening,
-        "resident_searched_mb": resident_mb(),
+        "resident_searched_mb": after_searching,
+        "resident_acted_mb": resident_mb(),
         "search_median_ms": statistics.median(seconds) * 1e3,
         "search_p95_ms": statistics.quantiles(seconds, n=20)[-1] * 1e3,
         "searches_per_s": len(seconds) / sum(seconds),
         "searches_per_cpu_s": len(seconds) / cpu,
+        "steps_per_s": (counts.total() - counts["reset"]) / sum(spent.values()),
     }
 
 
