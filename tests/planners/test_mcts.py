@@ -6,6 +6,7 @@ from random import Random
 from statistics import fmean, stdev
 
 import pytest
+from pydantic import ValidationError
 
 from armap.envs import game24, toy
 from armap.envs.game24 import Game24
@@ -15,7 +16,8 @@ from armap.llms.scripted import ScriptedLLM
 from armap.planners.best_of_n import BestOfN
 from armap.planners.mcts import MCTS
 from armap.protocols import StepResult
-from armap.types import Action, Completion, History, Message, SearchBudget, SearchResult, SearchTree
+from armap.seeds import stable_hash
+from armap.types import Action, Completion, History, Message, SearchBudget, SearchResult, SearchTree, Trajectory
 
 from .players import CountingPolicy, Held, Whim, search, solved
 
@@ -41,9 +43,10 @@ async def test_no_state_is_asked_for_actions_again_before_all_known_ones_are_tri
     assert max(Counter(policy.asked).values()) == 1
 
 
-async def test_a_small_world_is_tried_out_completely_and_then_the_search_ends():
+@pytest.mark.parametrize("settings", [{}, {"leaf": "value", "backup": "open"}])
+async def test_a_small_world_is_tried_out_completely_and_then_the_search_ends(settings):
     # Six things and the door, then six things (the one held is not on the shelf) and the door.
-    result = await search(MCTS(num_simulations=1000, proposals=30), SMALL)
+    result = await search(MCTS(num_simulations=1000, proposals=30, **settings), SMALL)
     ends = {candidate.trajectory.actions for candidate in result.candidates}
     assert len(result.candidates) == len(ends) == 1 + 6 * 6
     assert solved(result) == 1
@@ -104,6 +107,37 @@ async def test_states_are_judged_as_they_are_where_that_is_wanted_and_the_search
     assert {score for score in result.tree.scores if score is not None} <= {0.0, 1.0, 2.0}
     assert fmean([solved(await search(MCTS(num_simulations=40, leaf="value"), task, judge=Held()))
                   for task in toy.tasks(20, 0, "test")]) > 0.8  # fmt: skip
+
+
+@pytest.mark.parametrize("wave", [1, 4])
+async def test_the_best_open_state_is_gone_on_from_and_what_was_tried_to_the_end_attracts_no_more(wave):
+    class Misled:
+        """Takes a third of all states for promising, and for no end what it was taken for."""
+
+        async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+            return [
+                -1.0 if one.stop_reason == "terminated" else float(stable_hash(one.final_observation.text) % 3 == 0)
+                for one in trajectories
+            ]
+
+    settings = {"leaf": "value", "backup": "open", "proposals": 300, "widening": None, "exploration": 0.0}
+    planner = MCTS(num_simulations=250, wave=wave, **settings)
+    tree = (await search(planner, PUZZLES[0], make=Game24, judge=Misled())).tree
+    children: dict[int, list[int]] = {}
+    for number, parent in enumerate(tree.parents):
+        children.setdefault(parent, []).append(number)
+    promising = {number for number, score in enumerate(tree.scores) if score == 1.0}
+    went_on = {number for number in children if number > 0}
+    assert len(went_on) > 10
+    # A promising state that was known before is left for a poor one by nobody, but for those that were under way.
+    assert len(went_on - promising) < wave
+
+
+async def test_best_open_states_need_states_that_are_judged_as_they_are():
+    with pytest.raises(
+        ValidationError, match="backup=open needs leaf=value: it compares what states are worth as they are"
+    ):
+        MCTS(backup="open")
 
 
 async def test_a_good_enough_trajectory_ends_the_search():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Coroutine, Sequence
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from armap.errors import RunError
 from armap.planners.rollouts import FailedRollout, failed, said
@@ -45,8 +45,10 @@ class MCTS(Record):
     """`puct` weighs curiosity by the prior and brings values to 0..1; `uct` is the paper's rule and does neither."""
     exploration: float = Field(default=1.0, ge=0)
     """Weight of curiosity."""
-    backup: Literal["mean", "max"] = "mean"
-    """Whether a way is worth the mean or the best of what was found on it."""
+    backup: Literal["mean", "max", "open"] = "mean"
+    """Whether a way is worth the mean or the best of what was found on it, or, for `leaf="value"` alone, the best state
+    on it that can still be gone on from. `open` looks wide before it goes deep: it tries all open actions of a state
+    before it goes on from any, and what was tried to the end attracts it no more."""
     leaf: Literal["rollout", "value", "both"] = "rollout"
     """How a new state is judged: where the policy gets to from there, as it is, or by the mean of the two."""
     greedy_rollouts: bool = False
@@ -61,6 +63,12 @@ class MCTS(Record):
     """A trajectory with at least this score ends the search."""
     budget: SearchBudget = SearchBudget()
     """What one search may spend."""
+
+    @model_validator(mode="after")
+    def _check_backup(self) -> Self:
+        if self.backup == "open" and self.leaf != "value":
+            raise ValueError("backup=open needs leaf=value: it compares what states are worth as they are")
+        return self
 
     @classmethod
     def paper(cls, num_simulations: int = 10) -> MCTS:
@@ -118,7 +126,8 @@ class _Growth:
         self._settings = settings
         self._search = search
         self.root = Node(start)
-        self._puct, self._by_best = settings.selection == "puct", settings.backup == "max"
+        self._puct = settings.selection == "puct"
+        self._by_best, self._by_open = settings.backup == "max", settings.backup == "open"
         self._named: dict[tuple[int, str], Node] = {}
         self._low, self._high = math.inf, -math.inf
         self._good_enough = False
@@ -254,7 +263,7 @@ class _Growth:
         An action promises its value, and the more besides the less is known of it. A search in a free world does little
         else, so it is one pass without a call for each.
         """
-        puct, by_best = self._puct, self._by_best
+        puct, by_best, by_open = self._puct, self._by_best, self._by_open
         low, span = self._low, self._high - self._low
         best, most, num_open = None, -math.inf, 0
         for edge in node.edges:
@@ -267,16 +276,18 @@ class _Growth:
                 promise = curiosity * (edge.drawn if puct else 1) / (1 + seen)
                 if visits and puct:
                     # From 0 to 1; simulations under way count as the worst there is.
-                    found = edge.best if by_best else edge.total / visits
+                    found = child.best_open if by_open else edge.best if by_best else edge.total / visits
                     promise += ((found - low) / span if span > 0 else 0.5) * visits / seen
                 elif visits:
-                    promise += edge.best
+                    promise += child.best_open if by_open else edge.best
                 if promise > most:
                     best, most = edge, promise
         return best, most, num_open
 
     def _promise_of_untried(self, node: Node, curiosity: float) -> float:
         """Return how promising the next untried action at a state is."""
+        if self._by_open:
+            return math.inf
         if not self._puct:
             return curiosity
         span = self._high - self._low
@@ -374,6 +385,8 @@ class _Growth:
     def _back_up(self, one: _Simulation, value: float | None) -> None:
         """Enter along its way what a simulation came to, and close what has been tried to the end."""
         one.node.close_if_done()
+        if self._by_open:
+            one.node.look_for_open()
         closed = bool(one.way) and one.way[-1].closed
         discount = self._settings.discount
         for place in reversed(range(len(one.way))):
@@ -383,6 +396,8 @@ class _Growth:
             if closed:
                 node.close_if_done()
             closed = node.closed
+            if self._by_open:
+                node.look_for_open()
             if value is None or one.first_new is None:
                 continue
             # Source: ARMAP's released code discounts every step in the tree but one that ends the task, and a rollout

@@ -29,11 +29,12 @@ class Node:
         total: sum of what those came to.
         waiting: simulations that went through and are not back.
         score: what the reward model says of the state itself.
+        best_open: the best score of the states from here on at which something is untried, when last looked for.
     """
 
     __slots__ = (
-        "closed", "complete", "drawn", "edges", "first", "history", "proposals", "requests", "score", "total",
-        "untried", "visits", "waiting",
+        "best_open", "closed", "complete", "drawn", "edges", "first", "history", "proposals", "requests", "score",
+        "total", "untried", "visits", "waiting",
     )  # fmt: skip
 
     def __init__(self, history: History) -> None:
@@ -47,6 +48,7 @@ class Node:
         self.complete = False
         self.total = 0.0
         self.score: float | None = None
+        self.best_open = -math.inf
 
     @property
     def value(self) -> float | None:
@@ -57,6 +59,15 @@ class Node:
         """Close it if everything that can be done here has been tried to the end."""
         if self.complete and not self.untried and all(edge.closed for edge in self.edges):
             self.closed = True
+
+    def look_for_open(self) -> None:
+        """Find the best score of the states from here on at which something is untried, its children knowing theirs."""
+        going_on = self.untried or not self.complete
+        best = self.score if self.score is not None and going_on else -math.inf
+        for edge in self.edges:
+            if edge.child is not None and not edge.child.closed:
+                best = max(best, edge.child.best_open)
+        self.best_open = best
 
     def hear(self, proposed: Sequence[Action]) -> None:
         """Enter what the policy proposed here; nothing, where it failed."""
