@@ -43,6 +43,28 @@ def test_a_trajectory_without_steps_is_its_task_and_what_is_seen():
     assert render(trajectory()) == f"Task: Do it.\nDone.\n{CLOSING_QUESTION}"
 
 
+@pytest.mark.parametrize(
+    ("instruction", "seen", "rendered"),
+    [
+        ("Buy me a blue hat.", "Search for: Buy me a blue hat. [Go]", "Search for: (the task) [Go]"),
+        ("Go on.", "It says: Go on.", "It says: Go on."),
+        ("", "Nothing.", "Nothing."),
+    ],
+)
+def test_an_instruction_that_is_seen_again_is_not_said_again_where_that_is_shorter(instruction, seen, rendered):
+    page = Observation(text=seen)
+    played = trajectory("").model_copy(
+        update={
+            "task": Task(id="t", env="e", instruction=instruction),
+            "steps": (Step(observation=page, action=Action(text="go")),),
+            "final_observation": page,
+        }
+    )
+    assert render(played).splitlines() == [
+        f"Task: {instruction}", rendered, "Action: go", rendered, CLOSING_QUESTION,
+    ]  # fmt: skip
+
+
 @given(st.integers(0, 1000))
 def test_trajectories_of_one_task_are_rendered_alike_up_to_where_they_part(seed):
     (pair,) = toy_pairs(1, seed)

@@ -33,10 +33,23 @@ INJECTIONS = (
 
 
 def reworded(trajectory: Trajectory, wording: str) -> Trajectory:
-    """Return a trajectory whose task is said in another wording, one of `REWORDINGS`."""
-    task = trajectory.task
-    instruction = wording.replace("{}", task.instruction)
-    return trajectory.model_copy(update={"task": task.model_copy(update={"instruction": instruction})})
+    """Return a trajectory whose task is said in another wording, one of `REWORDINGS`, where it was observed too."""
+    said = trajectory.task.instruction
+    instruction = wording.replace("{}", said)
+
+    def again(observation: Observation) -> Observation:
+        text = observation.text.replace(said, instruction) if said else observation.text
+        return observation.model_copy(update={"text": text})
+
+    return trajectory.model_copy(
+        update={
+            "task": trajectory.task.model_copy(update={"instruction": instruction}),
+            "steps": tuple(
+                step.model_copy(update={"observation": again(step.observation)}) for step in trajectory.steps
+            ),
+            "final_observation": again(trajectory.final_observation),
+        }
+    )
 
 
 def injected(trajectory: Trajectory, injection: Injection) -> Trajectory:

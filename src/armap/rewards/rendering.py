@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLOSING_QUESTION = "Was the task done?"
 """Ends every rendering, so that the score is always read at the same words. Source: ARMAP's released code, where the
 wording is another; any fixed one serves a model that is trained with it."""
+_SAID_ABOVE = "(the task)"
+"""Stands for an instruction that an observation repeats, if that is shorter."""
 
 _OBSERVATION_CHARS = (None, 1600, 800, 400, 200, 100, 50, 0)
 """How much of an observation is kept, tried in this order until a trajectory fits: of the earlier ones first, then of
@@ -221,21 +223,24 @@ def render(trajectory: Trajectory) -> str:
 def pieces(trajectory: Trajectory, limits: Limits = _WHOLE) -> Pieces:
     """Return the task, every observation and action in order, and the closing question, one per line.
 
-    A picture is a line of its own before the text of its observation. Trajectories of one task that begin alike are
-    rendered alike up to where they part, as far as their steps and pictures are within the limits.
+    Where an observation repeats the instruction, as every page of a shop may, it is not said again. A picture is a line
+    of its own before the text of its observation. Trajectories of one task that begin alike are rendered alike up to
+    where they part, as far as their steps and pictures are within the limits.
     """
     steps = trajectory.steps
     observations = [*(step.observation for step in steps), trajectory.final_observation]
     shown = _last_with_image(observations, limits.images)
     hidden = 0 if limits.steps is None else max(0, len(steps) - limits.steps)
-    lines: list[str | ImageRef] = [f"Task: {trajectory.task.instruction}"]
+    said = trajectory.task.instruction
+    lines: list[str | ImageRef] = [f"Task: {said}"]
     if hidden:
         lines.append(f"(steps left out: {hidden})")
     for i, observation in enumerate(observations[hidden:], hidden):
         if i in shown and observation.image is not None:
             lines.append(observation.image)
         to_end = len(steps) - i
-        lines.append(_cut(observation.text, (limits.final, limits.last, limits.earlier)[min(to_end, 2)]))
+        text = observation.text.replace(said, _SAID_ABOVE) if len(said) > len(_SAID_ABOVE) else observation.text
+        lines.append(_cut(text, (limits.final, limits.last, limits.earlier)[min(to_end, 2)]))
         if to_end:
             lines.append(_said(steps[i].action))
     return _joined([*lines, CLOSING_QUESTION])
