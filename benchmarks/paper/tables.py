@@ -63,14 +63,18 @@ EXPERIMENTS = {
         evaluation="901-1000",
         tasks=100,
         n=100,
-        collect=("--tasks", "160", "--samples", "8"),
-        synthesize=_EXECUTED,
-        train=("--unfinished", "2", "--train-share", "0.5", "--pairs-per-step", "16", "--evaluate-every", "61"),
+        collect=("--tasks", "160", "--samples", "8", "--temperature", "4"),
+        synthesize=("--rejected", "4", *_EXECUTED),
+        train=(
+            "--unfinished", "2", "--heldout-share", "0.04", "--pairs-per-step", "48", "--evaluate-every", "60",
+            "--patience", "20",
+        ),
         planners=(
             *_USUAL,
             (
-                "--planner", "mcts", "--n", "600", "--set", "mcts.leaf=value", "--set", "mcts.proposals=200",
-                "--set", "mcts.widening=none", "--task-max-trajectories", "N",
+                "--planner", "mcts", "--n", "600", "--set", "mcts.leaf=value", "--set", "mcts.backup=open",
+                "--set", "mcts.exploration=0.3", "--set", "mcts.proposals=400", "--set", "mcts.widening=none",
+                "--task-max-trajectories", "N",
             ),
         ),
         paper={
@@ -143,8 +147,9 @@ def main() -> None:
 
 def do(experiment: Experiment, env: str, run: Path, seed: int, policy: Sequence[str], reward_model: str | None) -> None:
     """Do whatever of an experiment is not done yet."""
-    least = ("--tasks", "1", "--samples", "1") if reward_model else experiment.collect
-    armap("collect", "--run", run, "--env", env, *policy, *least, "--evaluation", experiment.evaluation, "--seed", seed)
+    least = ("--tasks", "1", "--samples", "1") if reward_model else ()
+    collect = (*policy, *experiment.collect, *least)
+    armap("collect", "--run", run, "--env", env, *collect, "--evaluation", experiment.evaluation, "--seed", seed)
     if not reward_model:
         armap("synthesize", "--run", run, *experiment.synthesize)
         armap("train", "--run", run, *experiment.train)
