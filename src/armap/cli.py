@@ -188,7 +188,7 @@ class _Demo(NamedTuple):
 
 _DEMOS = {
     "game24": _Demo(evaluation="1-100", tasks=32, n=30, collect_tasks=20, samples=8),
-    "webshop": _Demo(evaluation="test", tasks=10, n=8, collect_tasks=20, samples=6),
+    "webshop": _Demo(evaluation="test", tasks=8, n=6, collect_tasks=12, samples=5),
     "toy": _Demo(evaluation="40", tasks=32, n=10, collect_tasks=20, samples=8),
 }
 
