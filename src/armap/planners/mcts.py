@@ -127,7 +127,8 @@ class _Growth:
         self._search = search
         self.root = Node(start)
         self._puct = settings.selection == "puct"
-        self._by_best, self._by_open = settings.backup == "max", settings.backup == "open"
+        # The paper's rule knows no mean.
+        self._by_best, self._by_open = settings.backup == "max" or not self._puct, settings.backup == "open"
         self._named: dict[tuple[int, str], Node] = {}
         self._low, self._high = math.inf, -math.inf
         self._good_enough = False
@@ -274,12 +275,12 @@ class _Growth:
                 num_open += 1
                 seen = visits + edge.waiting
                 promise = curiosity * (edge.drawn if puct else 1) / (1 + seen)
-                if visits and puct:
-                    # From 0 to 1; simulations under way count as the worst there is.
+                if visits:
                     found = child.best_open if by_open else edge.best if by_best else edge.total / visits
-                    promise += ((found - low) / span if span > 0 else 0.5) * visits / seen
-                elif visits:
-                    promise += child.best_open if by_open else edge.best
+                    if puct:
+                        # From 0 to 1; simulations under way count as the worst there is.
+                        found = ((found - low) / span if span > 0 else 0.5) * visits / seen
+                    promise += found
                 if promise > most:
                     best, most = edge, promise
         return best, most, num_open
