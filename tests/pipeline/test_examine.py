@@ -10,10 +10,21 @@ from armap.errors import ConfigError
 from armap.pipeline.examine import examine, judge_report
 from armap.pipeline.judge_report import judge_sections, judge_table
 from armap.pipeline.outcomes import search_verdict
-from armap.pipeline.probes import INJECTIONS, REWORDINGS
+from armap.pipeline.probes import INJECTIONS, REWORDINGS, reworded
 from armap.rewards.calibration import fit_sharpness
 from armap.store import RunFolder
-from armap.types import Candidate, HeldoutScore, JudgeReport, PreferencePair, SearchResult, Trajectory, Usage
+from armap.types import (
+    Action,
+    Candidate,
+    HeldoutScore,
+    JudgeReport,
+    Observation,
+    PreferencePair,
+    SearchResult,
+    Step,
+    Trajectory,
+    Usage,
+)
 from rewards.toy_pairs import toy_pairs, toy_trajectories
 
 
@@ -96,6 +107,19 @@ async def test_a_judge_that_depends_on_the_wording_is_found_out(wording):
 
     flipped = {probe.text: probe.flipped.mean for probe in (await report_on(score)).reworded}
     assert flipped[wording] == 1
+
+
+def test_a_task_is_reworded_wherever_it_was_seen_and_nothing_else_changes():
+    (played,) = toy_trajectories(1, 0)
+    said = played.task.instruction
+    page = Observation(text=f"The task: {said} [Go]")
+    step = Step(observation=page, action=Action(text=said), env_reward=1.0)
+    seen = played.model_copy(update={"steps": (*played.steps, step), "final_observation": page})
+    again = reworded(seen, "Please do this. {}")
+    assert again.task == seen.task.model_copy(update={"instruction": f"Please do this. {said}"})
+    assert again.final_observation.text == again.steps[-1].observation.text == f"The task: Please do this. {said} [Go]"
+    assert again.steps[:-1] == seen.steps[:-1]
+    assert again.steps[-1].model_copy(update={"observation": page}) == step
 
 
 async def test_a_judge_that_goes_by_the_place_in_a_batch_is_found_out():
