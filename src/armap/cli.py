@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 import sys
 import textwrap
 import warnings
@@ -805,6 +806,8 @@ def main() -> None:
     # The advice of other libraries to developers is not for users.
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
+    # Asked to end, it leaves like after an error: scratch folders go, and so do the processes of environments.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(prog_name="armap")
     except BudgetError as error:

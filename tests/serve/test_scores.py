@@ -69,8 +69,13 @@ def local(folder):
 
 
 @pytest.fixture(scope="module")
-def server(folder):
-    environment = os.environ | {"MY_TOKEN": "s3cret"}
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def server(folder, scratch):
+    environment = os.environ | {"MY_TOKEN": "s3cret", "TMPDIR": str(scratch)}
     command = ("serve", "--reward-model", str(folder), "--port", "0", "--token-env", "MY_TOKEN")
     with served("-m", "armap.cli", *command, environment=environment) as server:
         yield server
@@ -161,8 +166,10 @@ async def test_the_model_is_named_after_its_folder_and_nothing_says_where_that_i
     assert (await client.get("/v1/models")).json()["data"][0]["id"] == "judge"
 
 
-def test_the_service_ends_when_told_to(server):
+def test_the_service_ends_when_told_to_and_leaves_nothing_behind(server, scratch):
+    assert list(scratch.glob("armap-*"))
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(timeout=60)
     assert "Traceback" not in server.process.stdout.read()
-    assert server.process.returncode in (0, -signal.SIGTERM)
+    assert server.process.returncode == 128 + signal.SIGTERM
+    assert not list(scratch.glob("armap-*"))
