@@ -806,8 +806,8 @@ def main() -> None:
     # The advice of other libraries to developers is not for users.
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
-    # Asked to end, it leaves like after an error: scratch folders go, and so do the processes of environments.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Told to end in another way, it ends as after Ctrl-C: what was begun is put away, and scratch folders are removed.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         app(prog_name="armap")
     except BudgetError as error:

@@ -212,7 +212,8 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_completes(tmp_path, s
     assert records(run, "trajectories") == records(small, "trajectories")
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_being_told_to_end_end_with_130_and_say_how_to_go_on(told, tmp_path):
     run = tmp_path / "run"
     collect = (*COLLECT[:5], "--tasks", 300, "--samples", 20, "--run", run)
     process = subprocess.Popen(
@@ -221,7 +222,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
     while not (run / "trajectories.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(told)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert sentence(stderr) == "Interrupted; what was finished is stored. Run the same command again to go on."
