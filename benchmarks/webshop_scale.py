@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+import psutil
 from env_webshop import shopping
 from rich.console import Console
 from rich.table import Table
@@ -62,18 +63,13 @@ def multiplied(products: list[Product], count: int) -> Iterator[Product]:
 
 def resident_mb() -> float:
     """Return the memory this process holds, pages of mapped files included."""
-    return _status_mb("VmRSS")
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def own_mb() -> float:
     """Return the memory this process holds without pages of mapped files, which the system takes back at will."""
-    return _status_mb("RssAnon")
-
-
-def _status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
-    return int(kilobytes) / 2**10
+    held = psutil.Process().memory_info()
+    return (held.rss - held.shared) / 2**20
 
 
 def measure(folder: Path) -> dict[str, float]:
