@@ -22,7 +22,7 @@ _BUCKETS = 2**14
 _LAST_ACTIONS = 2
 """How many actions from the end are looked at: an outcome is mostly decided by the last ones."""
 _LEARNING_RATE = 1.0
-"""Of the first epoch; it falls linearly. Features have length 1 or so, which makes 1 a usual choice."""
+"""Of the first epoch; it falls linearly."""
 _CROSSED = 3.0
 """Length of the features of crossed words, beside shares of at most 1: each is met seldom, so it has to learn from
 little. Chosen on training goals of WebShop: what chooses among ten trajectories gains by it."""
