@@ -86,3 +86,17 @@ async def test_being_stopped_from_outside_stops_the_work():
     with pytest.raises(asyncio.CancelledError):
         await running
     assert sorted(stopped) == [0, 1]
+
+
+async def test_work_that_never_waits_can_be_stopped_from_outside():
+    begun = []
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        if item == 2:
+            asyncio.get_running_loop().call_soon(running.cancel)
+
+    running = asyncio.create_task(each(range(1000), work, concurrency=2, on_progress=silent))
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(begun) < 10

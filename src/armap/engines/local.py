@@ -36,6 +36,8 @@ async def each(
             await work(item)
             done += 1
             on_progress(done, len(items))
+            # Work that never waits, as that with a scripted model, would let nobody stop it.
+            await asyncio.sleep(0)
 
     try:
         async with asyncio.TaskGroup() as group:
