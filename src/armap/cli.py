@@ -808,6 +808,8 @@ def main() -> None:
         warnings.simplefilter("ignore", FutureWarning)
     # Told to end in another way, it ends as after Ctrl-C: what was begun is put away, and scratch folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # In the background of a shell script Ctrl-C would be ignored, and with it all that ends as after it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="armap")
     except BudgetError as error:

@@ -212,12 +212,22 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_completes(tmp_path, s
     assert records(run, "trajectories") == records(small, "trajectories")
 
 
+@pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_being_told_to_end_end_with_130_and_say_how_to_go_on(told, tmp_path):
+def test_ctrl_c_and_being_told_to_end_end_with_130_and_say_how_to_go_on(told, in_background, tmp_path):
     run = tmp_path / "run"
+
+    def as_shell_scripts_do():
+        if in_background:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     collect = (*COLLECT[:5], "--tasks", 300, "--samples", 20, "--run", run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "armap.cli", *map(str, collect)], stderr=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-m", "armap.cli", *map(str, collect)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=as_shell_scripts_do,
     )
     while not (run / "trajectories.jsonl").exists():
         assert process.poll() is None

@@ -8,6 +8,7 @@ choices on offer or the answers being drawn, is computed as one token tree behin
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -219,7 +220,7 @@ class LocalLLM:
             # At least the last token is computed, as its hidden state is needed.
             shared, source = max(((_common(key, other), other) for other in self._prompts), default=(0, ()))
             shared = min(shared, len(key) - 1)
-            cache = _copy(self._prompts[source].cache, shared) if shared else DynamicCache()
+            cache = _beginning(self._prompts[source].cache, shared) if shared else DynamicCache()
         new = list(key[shared:])
         among_new = np.zeros((len(new) + len(tree),) * 2, dtype=np.bool_)
         among_new[: len(new), : len(new)] = np.tri(len(new), dtype=np.bool_)
@@ -229,7 +230,7 @@ class LocalLLM:
         with torch.inference_mode():
             hidden, grown = self._forward([*new, *tree.tokens], positions, among_new, cache)
         if known is None:
-            known = self._prompts[key] = _Prompt(_copy(grown, len(key)), hidden[len(new) - 1], shared)
+            known = self._prompts[key] = _Prompt(_kept(grown, len(key)), hidden[len(new) - 1], shared)
             while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _KEPT_TOKENS:
                 self._prompts.popitem(last=False)
         return known, tree, hidden[len(new) :]
@@ -258,7 +259,7 @@ class LocalLLM:
         device = self._unembed.weight.device
         mask = torch.zeros(visible.shape, dtype=torch.float32)
         mask.masked_fill_(torch.from_numpy(~visible), torch.finfo(torch.float32).min)
-        grown = _copy(cache)
+        grown = _beginning(cache)
         output = self._body(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([positions], device=device),
@@ -300,11 +301,20 @@ def _end_of_turn(local: weights.LocalModel) -> int:
     return end
 
 
-def _copy(cache: Any, length: int | None = None) -> Any:  # noqa: ANN401
-    """Return a cache with the first `length` positions; growing it leaves the original as it is."""
-    fresh = DynamicCache()
-    for i, layer in enumerate(cache.layers):
-        fresh.update(layer.keys[:, :, :length], layer.values[:, :, :length], i)
+def _beginning(cache: Any, length: int | None = None) -> Any:  # noqa: ANN401
+    """Return a cache of the first `length` positions in the same memory; growing it leaves the original as it is."""
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in fresh.layers:
+        layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+    return fresh
+
+
+def _kept(cache: Any, length: int) -> Any:  # noqa: ANN401
+    """Return a cache of the first `length` positions in memory of its own, so that the others take none."""
+    fresh = _beginning(cache, length)
+    for layer in fresh.layers:
+        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
     return fresh
 
 
