@@ -23,9 +23,10 @@ _LAST_ACTIONS = 2
 """How many actions from the end are looked at: an outcome is mostly decided by the last ones."""
 _LEARNING_RATE = 1.0
 """Of the first epoch; it falls linearly."""
-_CROSSED = 3.0
-"""Length of the features of crossed words, beside shares of at most 1: each is met seldom, so it has to learn from
-little. Chosen on training goals of WebShop: what chooses among ten trajectories gains by it."""
+_CROSSED = 0.045
+"""Value of two words that are crossed, beside shares of at most 1. It is small, as there are hundreds of them, and the
+same however many there are, so that few do not drown the shares. Chosen on training goals of WebShop: what chooses
+among ten trajectories gains by it."""
 _L2 = 1e-4
 """Weight of the pull of all weights towards zero."""
 _WORD = re.compile(r"\w+")
@@ -44,7 +45,8 @@ class LinearRewardModel:
     """Scores a trajectory by its task's words together with the words of its end.
 
     Every word of the instruction is crossed with every word of the final observation and of the last actions, and
-    beside these stand shares of the instruction that the end repeats, which hold for words never seen in training.
+    beside these stand shares of the instruction that the end repeats, or all that was seen on the way, which hold for
+    words never seen in training.
 
     Args:
         weights: `[2**14]` weight of each hashed feature.
@@ -116,6 +118,7 @@ def _features(trajectory: Trajectory) -> _Features:
     """Return what is looked at, which is nothing that a rendered trajectory does not show."""
     asked = _words(trajectory.task.instruction)
     seen = _words(trajectory.final_observation.text)
+    met = [word for step in trajectory.steps[1:] for word in _words(step.observation.text)] + seen
     done = [word for action in trajectory.actions[-_LAST_ACTIONS:] for word in _words(action)]
     # The last actions are told apart from the observation: to take a thing is not yet to have it.
     crossed = [
@@ -127,12 +130,14 @@ def _features(trajectory: Trajectory) -> _Features:
     shares = {
         "seen": _share(asked, seen),
         "seen twice": _share(_neighbours(asked), _neighbours(seen)),
+        "met": _share(asked, met),
+        "met twice": _share(_neighbours(asked), _neighbours(met)),
         "done": _share(asked, done),
         "done twice": _share(_neighbours(asked), _neighbours(done)),
         "asked": _share(seen, asked),
     }
     names = [*crossed, *shares]
-    values = [*[_CROSSED * max(1, len(crossed)) ** -0.5] * len(crossed), *shares.values()]
+    values = [*[_CROSSED] * len(crossed), *shares.values()]
     return _merge([zlib.crc32(name.encode()) % _BUCKETS for name in names], values)
 
 
