@@ -7,7 +7,8 @@
 It collects, synthesizes, trains and lets every planner try the same evaluation tasks with equal numbers of
 trajectories, then prints the table as Markdown. All of it is done by the commands of armap, so it can be killed and
 started again, and what is there is not done again: asked for more tasks (--tasks) or more seeds (--seeds) it does the
-rest. With --reward-model nothing is trained. The first seed's reward model serves all seeds.
+rest. One reward model, in a run folder of its own, serves all seeds; with --reward-model none is trained. In webshop
+and scienceworld it learns from attempts at random, which are to be had by the thousand.
 
 Rows are as in `armap evaluate`: success is what the environment pays, in percent of the most it can pay, with 95 %
 bootstrap intervals over tasks; differences are paired by task; sampling and oracle are read off the candidates of
@@ -38,7 +39,9 @@ class Experiment(NamedTuple):
     n: int
     """Trajectories per task and planner. Source: the paper's are 100 for the Game of 24 and 10 elsewhere."""
     collect: Sequence[str]
-    """Options of `armap collect`."""
+    """Options of `armap collect`, for what the reward model learns from."""
+    policy: Sequence[str]
+    """Options of `armap collect`, for how the policy acts on evaluation tasks."""
     synthesize: Sequence[str]
     """Options of `armap synthesize`."""
     train: Sequence[str]
@@ -64,6 +67,7 @@ EXPERIMENTS = {
         tasks=100,
         n=100,
         collect=("--tasks", "160", "--samples", "8", "--temperature", "4"),
+        policy=("--temperature", "4"),
         synthesize=("--rejected", "4", *_EXECUTED),
         train=(
             "--unfinished", "2", "--heldout-share", "0.04", "--pairs-per-step", "48", "--evaluate-every", "60",
@@ -86,9 +90,10 @@ EXPERIMENTS = {
         evaluation="test",
         tasks=50,
         n=10,
-        collect=("--tasks", "60", "--samples", "8"),
+        collect=("--model", "scripted", "--tasks", "600", "--samples", "6"),
+        policy=(),
         synthesize=("--rejected", "2", *_EXECUTED),
-        train=("--max-tokens", "1024", "--pairs-per-step", "8", "--evaluate-every", "30", "--patience", "20"),
+        train=("--kind", "linear", "--heldout-share", "0.03"),
         planners=_USUAL,
         paper={
             "sampling": (34.7, 52.0), "greedy": (42.4, 50.4), "reflexion": (53.3, 56.5), "best_of_n": (52.1, 62.0),
@@ -99,9 +104,10 @@ EXPERIMENTS = {
         evaluation="unseen",
         tasks=50,
         n=10,
-        collect=("--tasks", "56", "--samples", "6"),
+        collect=("--model", "scripted", "--tasks", "28", "--samples", "6"),
+        policy=(),
         synthesize=("--rejected", "2", *_EXECUTED),
-        train=("--max-tokens", "1024", "--pairs-per-step", "8", "--evaluate-every", "30", "--patience", "20"),
+        train=("--kind", "linear", "--heldout-share", "0.1"),
         planners=_USUAL,
         paper={
             "sampling": (7.6, 50.6), "greedy": (6.5, 55.1), "reflexion": (7.2, 56.7), "best_of_n": (17.0, 57.0),
@@ -126,38 +132,34 @@ def main() -> None:
     asked = parser.parse_args()
     usual = EXPERIMENTS[asked.env]
     experiment = usual._replace(tasks=asked.tasks or usual.tasks, n=asked.n or usual.n)
-    policy = [
-        part
-        for option, value in (("--model", asked.model), ("--base-url", asked.base_url), ("--data", asked.data))
-        if value is not None
-        for part in (option, value)
-    ]
+    world = ("--env", asked.env, "--evaluation", experiment.evaluation, *given("--data", asked.data))
+    policy = (*given("--model", asked.model), *given("--base-url", asked.base_url))
+    learned = asked.run / "reward"
+    if not asked.reward_model:
+        acting = () if "--model" in experiment.collect else policy
+        armap("collect", "--run", learned, *world, *acting, *experiment.collect)
+        armap("synthesize", "--run", learned, *experiment.synthesize)
+        armap("train", "--run", learned, *experiment.train)
+    reward_model = asked.reward_model or learned / "reward_model"
     runs = [asked.run / f"seed-{seed}" for seed in range(asked.seeds)]
     for seed, run in enumerate(runs):
-        do(
-            experiment,
-            asked.env,
-            run,
-            seed,
-            policy,
-            asked.reward_model or (str(runs[0] / "reward_model") if seed else None),
-        )
+        acting = (*policy, *experiment.policy, "--seed", str(seed))
+        armap("collect", "--run", run, *world, *acting, "--tasks", 1, "--samples", 1)
+        for options in experiment.planners:
+            n = () if "--n" in options else ("--n", experiment.n)
+            planner = [str(experiment.n) if option == "N" else option for option in options]
+            armap("evaluate", "--run", run, "--tasks", experiment.tasks, *n, *planner, "--reward-model", reward_model)
     print("\n".join(table(runs, experiment)))
+    if not asked.reward_model:
+        with RunFolder(learned, writable=False) as folder:
+            judge = folder.read_json("judge", JudgeReport)
+        assert judge is not None
+        print(f"\nPairwise accuracy on {judge.pairs} held-out pairs: {share(judge.accuracy)}.")
 
 
-def do(experiment: Experiment, env: str, run: Path, seed: int, policy: Sequence[str], reward_model: str | None) -> None:
-    """Do whatever of an experiment is not done yet."""
-    least = ("--tasks", "1", "--samples", "1") if reward_model else ()
-    collect = (*policy, *experiment.collect, *least)
-    armap("collect", "--run", run, "--env", env, *collect, "--evaluation", experiment.evaluation, "--seed", seed)
-    if not reward_model:
-        armap("synthesize", "--run", run, *experiment.synthesize)
-        armap("train", "--run", run, *experiment.train)
-    judge = ("--reward-model", reward_model) if reward_model else ()
-    for options in experiment.planners:
-        n = () if "--n" in options else ("--n", experiment.n)
-        given = [str(experiment.n) if option == "N" else option for option in options]
-        armap("evaluate", "--run", run, "--tasks", experiment.tasks, *n, *given, *judge)
+def given(option: str, value: str | None) -> tuple[str, ...]:
+    """Return an option of armap, if it was given."""
+    return () if value is None else (option, value)
 
 
 def armap(*command: object) -> None:
@@ -172,14 +174,12 @@ def table(runs: Sequence[Path], experiment: Experiment) -> Iterator[str]:
     found = []
     for run in runs:
         with RunFolder(run, writable=False) as folder:
-            metrics, judge = folder.read_json("metrics", Metrics), folder.read_json("judge", JudgeReport)
+            metrics = folder.read_json("metrics", Metrics)
         assert metrics is not None
         found.append(metrics)
         if len(runs) > 1:
             yield f"\n**{run.name}**\n"
         yield from rows(metrics, experiment)
-        if judge is not None:
-            yield f"\nPairwise accuracy on {judge.pairs} held-out pairs: {share(judge.accuracy)}."
     if len(runs) > 1:
         yield "\n**Mean over seeds**\n"
         yield "| Planner | Success | Lowest | Highest |"
