@@ -114,3 +114,31 @@ async def test_an_illegal_action_text_does_not_count_as_the_thing_done():
     )
     better, worse = await model.score([good, stuck])
     assert better > worse
+
+
+async def test_what_was_met_on_the_way_counts_also_where_all_trajectories_end_alike():
+    def walk(asked: str, met: str) -> Trajectory:
+        task = Task(id=asked, env="house", instruction=f"Find the {asked}, and come home.")
+        home, found = Observation(text="You are home."), Observation(text=f"You found the {met}.")
+        steps = tuple(Step(observation=seen, action=Action(text="go")) for seen in (home, found))
+        return Trajectory(id=met, task=task, steps=steps, final_observation=home, stop_reason="truncated")
+
+    def pairs(things: str) -> list[PreferencePair]:
+        return [
+            PreferencePair(
+                id=f"{asked} {other}",
+                task=walk(asked, asked).task,
+                chosen=walk(asked, asked),
+                rejected=walk(asked, other),
+                source_task_id=asked,
+                origin="other_outcome",
+                instruction_writer="environment",
+                verified_by="execution",
+            )
+            for asked in things.split()
+            for other in things.split()
+            if other != asked
+        ]
+
+    model = LinearRewardModel.fit(pairs("apple ball cup dog"), seed=0)
+    assert await accuracy(model, pairs("egg fork goat hat")) == 1
