@@ -90,10 +90,10 @@ EXPERIMENTS = {
         evaluation="test",
         tasks=50,
         n=10,
-        collect=("--model", "scripted", "--tasks", "600", "--samples", "6"),
+        collect=("--model", "scripted", "--tasks", "2000", "--samples", "6"),
         policy=(),
         synthesize=("--rejected", "2", *_EXECUTED),
-        train=("--kind", "linear", "--heldout-share", "0.03"),
+        train=("--kind", "linear", "--heldout-share", "0.01"),
         planners=_USUAL,
         paper={
             "sampling": (34.7, 52.0), "greedy": (42.4, 50.4), "reflexion": (53.3, 56.5), "best_of_n": (52.1, 62.0),
