@@ -69,7 +69,7 @@ MESSAGE = st.fixed_dictionaries(
             "messages": st.lists(MESSAGE, max_size=4) | st.none(),
             "input": st.text() | st.lists(st.text(), max_size=4) | st.integers(),
             "model": st.sampled_from(["odd", "", None, 3]),
-            "use_activation": st.booleans() | st.none() | st.floats(allow_nan=False),
+            "use_activation": st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False),
             "encoding_format": st.sampled_from(["float", "base64", 1]),
             "task": st.sampled_from(["classify", "embed", None]),
         },
