@@ -127,15 +127,11 @@ def _features(trajectory: Trajectory) -> _Features:
         for end in sorted(set(words))
         for word in sorted(set(asked))
     ]
-    shares = {
-        "seen": _share(asked, seen),
-        "seen twice": _share(_neighbours(asked), _neighbours(seen)),
-        "met": _share(asked, met),
-        "met twice": _share(_neighbours(asked), _neighbours(met)),
-        "done": _share(asked, done),
-        "done twice": _share(_neighbours(asked), _neighbours(done)),
-        "asked": _share(seen, asked),
-    }
+    shares = {}
+    for kind, words in (("seen", seen), ("met", met), ("done", done)):
+        shares[kind] = _share(asked, words)
+        shares[f"{kind} twice"] = _share(_neighbours(asked), _neighbours(words))
+    shares["asked"] = _share(seen, asked)
     names = [*crossed, *shares]
     values = [*[_CROSSED] * len(crossed), *shares.values()]
     return _merge([zlib.crc32(name.encode()) % _BUCKETS for name in names], values)
