@@ -45,6 +45,10 @@ class LateRandom(Random):
     def __init__(self, parts: Callable[[], Sequence[object]] = tuple) -> None:
         self._parts: Callable[[], Sequence[object]] | None = parts
 
+    def start_over(self, parts: Callable[[], Sequence[object]]) -> None:
+        """Draw for other parts from now on; making another generator takes longer."""
+        self._parts = parts
+
     def random(self) -> float:
         """Return the next number from 0 to 1, 1 excluded."""
         self._settle()

@@ -7,6 +7,8 @@ behaviour beyond its own consistency; what holds a connection or weights is a pl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
+from operator import lt
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Self
 
@@ -174,7 +176,7 @@ class Trajectory(Record):
     @property
     def actions(self) -> tuple[str, ...]:
         """The texts of the actions taken."""
-        return tuple(step.action.text for step in self.steps)
+        return tuple([step.action.text for step in self.steps])
 
     @model_validator(mode="after")
     def _failure_matches_stop_reason(self) -> Self:
@@ -414,7 +416,8 @@ class SearchTree(Record):
         columns = (self.parents, self.actions, self.priors, self.visits, self.values, self.scores)
         if len({len(column) for column in columns}) != 1:
             raise ValueError("all columns of a search tree must be equally long")
-        if self.parents[:1] != (-1,) or any(not 0 <= up < node for node, up in enumerate(self.parents[1:], 1)):
+        begins = self.parents[:1] == (-1,) and min(self.parents[1:], default=0) == 0
+        if not begins or not all(map(lt, self.parents, count())):
             raise ValueError("a node of a search tree must stand behind its parent")
         return self
 

@@ -123,23 +123,28 @@ class _Growth:
     """The tree while it grows."""
 
     def __init__(self, settings: MCTS, search: Search, start: History) -> None:
-        self._settings = settings
         self._search = search
         self.root = Node(start)
         self._puct = settings.selection == "puct"
         # The paper's rule knows no mean.
         self._by_best, self._by_open = settings.backup == "max" or not self._puct, settings.backup == "open"
+        # Read at every step, and a record answers more slowly.
+        self._exploration, self._widening, self._discount = settings.exploration, settings.widening, settings.discount
+        self._proposals, self._greedy_rollouts = settings.proposals, settings.greedy_rollouts
+        self._leaf, self._stop_score = settings.leaf, settings.stop_score
+        self._wave, self._left = settings.wave, settings.num_simulations
         self._named: dict[tuple[int, str], Node] = {}
         self._low, self._high = math.inf, -math.inf
         self._good_enough = False
+        # Of a simulation that goes alone, which draws for one state at a time.
+        self._rng = LateRandom()
 
     async def grow(self) -> None:
         """Run simulations until there are enough, the budget is spent or nothing is left to try."""
-        left = self._settings.num_simulations
         under_way: list[_Simulation] = []
         in_vain = False
         while True:
-            free = min(left, self._settings.wave) - len(under_way)
+            free = min(self._left, self._wave) - len(under_way)
             # Where one found nothing to do, another would not either before the others have come further.
             sets_out = free > 0 and not (in_vain and under_way)
             if sets_out and not (self._good_enough or self.root.closed or self._search.spent()):
@@ -147,16 +152,20 @@ class _Growth:
                 under_way += [_Simulation(self.root) for _ in range(room)]
             if not under_way:
                 return
-            await (self._go_on(under_way) if len(under_way) > 1 else self._go_alone(under_way[0]))
-            back = [one for one in under_way if one.over]
+            if len(under_way) == 1:
+                await self._go_alone(under_way[0])
+                back, under_way = under_way, []
+            else:
+                await self._go_on(under_way)
+                back = [one for one in under_way if one.over]
+                under_way = [one for one in under_way if not one.over]
             in_vain = False
             if back:
-                under_way = [one for one in under_way if not one.over]
                 await self._learn(back)
                 # One that found its way closed tried nothing, and closed something.
                 tried = sum(one.first_new is not None or one.end is not None for one in back)
                 in_vain = tried < len(back)
-                left -= tried
+                self._left -= tried
 
     async def finish(self) -> None:
         """Let the policy bring the most visited way to an end, where no simulation did."""
@@ -209,7 +218,7 @@ class _Growth:
                     self._break(one, error)
             elif not one.over and may_ask():
                 try:
-                    one.node.hear(await self._proposals(one.node))
+                    one.node.hear(await self._proposed(one.node, self._rng))
                 except RunError as error:
                     self._fall_silent(one, error)
             else:
@@ -217,22 +226,28 @@ class _Growth:
 
     def _descend(self, one: _Simulation) -> bool:
         """Go down through what is known. True: to an action to execute. Otherwise to a state to ask about, or over."""
-        node = one.node
+        node, several = one.node, self._wave > 1
         while not node.closed:
             if not node.requests:
                 return False
-            edge = self._choose(node)
-            if edge is None:
+            if node.untried and not node.visits and not node.waiting:
+                # Where nobody was, the policy leads.
+                edge = node.attempt(node.untried[0] if self._greedy_rollouts or node.first is None else node.first)
+            elif (chosen := self._choose(node)) is not None:
+                edge = chosen
+            else:
                 break
-            edge.waiting += 1
-            node.waiting += 1
+            if several:
+                edge.waiting += 1
+                node.waiting += 1
             one.way.append(edge)
             one.states.append(node)
-            if edge.child is None:
+            child = edge.child
+            if child is None:
                 if one.first_new is None:
                     one.first_new = len(one.way) - 1
                 return True
-            one.node = node = edge.child
+            one.node = node = child
         # Where another one is about to try the last action, asking for more would be rash.
         one.over = node.closed or node.complete or any(edge.taken for edge in node.edges)
         return False
@@ -240,23 +255,18 @@ class _Growth:
     def _choose(self, node: Node) -> Edge | None:
         """Return the action to try or to follow; None if there is none, for now or for good."""
         passed = node.visits + node.waiting
-        settings = self._settings
-        if not passed and node.untried:
-            # Here the policy leads.
-            return node.attempt(node.untried[0] if settings.greedy_rollouts or node.first is None else node.first)
         curiosity = self._curiosity(node, passed)
         best, promise, num_open = self._most_promising(node, curiosity)
-        widening = settings.widening
+        widening = self._widening
         if not node.untried or (widening is not None and num_open >= widening * math.sqrt(passed + 1)):
             return best
         return node.attempt(node.untried[0]) if self._promise_of_untried(node, curiosity) >= promise else best
 
     def _curiosity(self, node: Node, passed: int) -> float:
         """Return what it is worth at a state to try something new: at once, or per proposal of it."""
-        exploration = self._settings.exploration
         if self._puct:
-            return exploration * math.sqrt(passed) / node.proposals
-        return exploration * math.sqrt(math.log(passed + 1))
+            return self._exploration * math.sqrt(passed) / node.proposals
+        return self._exploration * math.sqrt(math.log(passed + 1))
 
     def _most_promising(self, node: Node, curiosity: float) -> tuple[Edge | None, float, int]:
         """Return the tried action that promises most, how much that is, and how many are open.
@@ -265,22 +275,22 @@ class _Growth:
         else, so it is one pass without a call for each.
         """
         puct, by_best, by_open = self._puct, self._by_best, self._by_open
-        low, span = self._low, self._high - self._low
+        # Values from 0 to 1; all the same are 0.5.
+        low, span = (self._low, self._high - self._low) if self._low < self._high else (self._low - 0.5, 1.0)
         best, most, num_open = None, -math.inf, 0
         for edge in node.edges:
-            child, visits = edge.child, edge.visits
+            child = edge.child
             if child is None:
                 num_open += edge.taken
             elif not child.closed:
                 num_open += 1
+                visits = edge.visits
                 seen = visits + edge.waiting
                 promise = curiosity * (edge.drawn if puct else 1) / (1 + seen)
                 if visits:
                     found = child.best_open if by_open else edge.best if by_best else edge.total / visits
-                    if puct:
-                        # From 0 to 1; simulations under way count as the worst there is.
-                        found = ((found - low) / span if span > 0 else 0.5) * visits / seen
-                    promise += found
+                    # Simulations under way count as the worst there is.
+                    promise += (found - low) * visits / (span * seen) if puct else found
                 if promise > most:
                     best, most = edge, promise
         return best, most, num_open
@@ -311,7 +321,7 @@ class _Growth:
                 one.over = one.node not in nodes
             if not nodes:
                 return
-        answers = await together(_outcome(self._proposals(node)) for node in nodes)
+        answers = await together(_outcome(self._proposed(node, LateRandom())) for node in nodes)
         for node, answer in zip(nodes, answers, strict=True):
             if isinstance(answer, RunError):
                 # One trajectory ended; whoever else stands here may know of another way.
@@ -324,10 +334,10 @@ class _Growth:
         one.over, one.end = True, failed(one.node.history, error)
         one.node.hear([])
 
-    def _proposals(self, node: Node) -> Coroutine[Any, Any, list[Action]]:
+    def _proposed(self, node: Node, rng: LateRandom) -> Coroutine[Any, Any, list[Action]]:
         seed, requests, history = self._search.seed, node.requests, node.history
-        rng = LateRandom(lambda: (seed, "propose", requests, *said(history)))
-        return self._search.policy.propose(history, n=self._settings.proposals, rng=rng)
+        rng.start_over(lambda: (seed, "propose", requests, *said(history)))
+        return self._search.policy.propose(history, n=self._proposals, rng=rng)
 
     def _enter(self, one: _Simulation, history: History) -> None:
         """Enter in the tree what an action led to."""
@@ -339,7 +349,7 @@ class _Growth:
             # Only in as many steps: a state that can be come back to would make the tree a circle.
             node = self._named.setdefault((len(history.steps), name), node)
         one.node = one.way[-1].child = node
-        if self._settings.leaf == "value":
+        if self._leaf == "value":
             one.over = True
 
     def _break(self, one: _Simulation, error: RunError) -> None:
@@ -354,7 +364,7 @@ class _Growth:
         ended = [one.end for one in back if one.end is not None]
         ends = [self._search.trajectory(state, place) for place, state in enumerate(ended)]
         states: list[Node] = []
-        if self._settings.leaf != "rollout":
+        if self._leaf != "rollout":
             new = (one.way[one.first_new].child for one in back if one.first_new is not None)
             states = [node for node in dict.fromkeys(new) if node and node.score is None and not node.closed]
         scores = await self._search.score([*ends, *(self._search.trajectory(node.history) for node in states)])
@@ -368,9 +378,12 @@ class _Growth:
                 self._search.keep(trajectory, score)
                 if one.node.history.stop_reason is not None:
                     one.node.score = score
-                stop = self._settings.stop_score
+                stop = self._stop_score
                 self._good_enough |= score is not None and stop is not None and score >= stop
-            self._back_up(one, self._worth(one, score))
+            self._close(one)
+            value = self._worth(one, score)
+            if value is not None:
+                self._back_up(one, value)
 
     def _worth(self, one: _Simulation, score: float | None) -> float | None:
         """Return what a simulation came to; None if nothing can be said of it."""
@@ -379,42 +392,51 @@ class _Growth:
         if one.end is None:
             score = one.node.value
         first = one.way[one.first_new].child
-        if self._settings.leaf != "both" or first is None or first is one.node or score is None or first.score is None:
+        if self._leaf != "both" or first is None or first is one.node or score is None or first.score is None:
             return score
         return (score + first.score) / 2
 
-    def _back_up(self, one: _Simulation, value: float | None) -> None:
-        """Enter along its way what a simulation came to, and close what has been tried to the end."""
+    def _close(self, one: _Simulation) -> None:
+        """Close what has been tried to the end on the way of a simulation, which is no longer under way."""
+        if self._wave > 1:
+            for edge, node in zip(one.way, one.states, strict=True):
+                edge.waiting -= 1
+                node.waiting -= 1
         one.node.close_if_done()
+        closed = bool(one.way) and one.way[-1].closed
         if self._by_open:
             one.node.look_for_open()
-        closed = bool(one.way) and one.way[-1].closed
-        discount = self._settings.discount
-        for place in reversed(range(len(one.way))):
-            edge, node = one.way[place], one.states[place]
-            edge.waiting -= 1
-            node.waiting -= 1
+        for node in reversed(one.states):
             if closed:
                 node.close_if_done()
-            closed = node.closed
+                closed = node.closed
             if self._by_open:
                 node.look_for_open()
-            if value is None or one.first_new is None:
-                continue
+            elif not closed:
+                return
+
+    def _back_up(self, one: _Simulation, value: float) -> None:
+        """Enter along its way what a simulation came to that tried something new."""
+        assert one.first_new is not None
+        low, high, first_new, discount = self._low, self._high, one.first_new, self._discount
+        place = len(one.way)
+        for edge, node in zip(reversed(one.way), reversed(one.states), strict=True):
+            place -= 1
             # Source: ARMAP's released code discounts every step in the tree but one that ends the task, and a rollout
             # once as a whole.
-            if place < one.first_new or (place == one.first_new and not edge.ends_task):
+            if place < first_new or (place == first_new and not edge.ends_task):
                 value *= discount
-            if value < self._low:
-                self._low = value
-            if value > self._high:
-                self._high = value
+            if value < low:
+                low = value
+            if value > high:
+                high = value
             if value > edge.best:
                 edge.best = value
             edge.visits += 1
             edge.total += value
             node.visits += 1
             node.total += value
+        self._low, self._high = low, high
 
 
 async def _outcome(work: Coroutine[Any, Any, T]) -> T | RunError:

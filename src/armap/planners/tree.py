@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import Any
 
 from armap.types import Action, Failure, History, SearchTree
 
@@ -71,18 +71,18 @@ class Node:
 
     def hear(self, proposed: Sequence[Action]) -> None:
         """Enter what the policy proposed here; nothing, where it failed."""
-        known = len(self.drawn)
-        if proposed and not self.proposals:
+        known, drawn = len(self.drawn), {action.text: 1 for action in proposed}
+        if not known and proposed:
             self.first = proposed[0]
-        self.requests += 1
-        self.proposals += len(proposed)
-        drawn = {action.text: 1 for action in proposed}
         if not known and len(drawn) == len(proposed):
             self.drawn, self.untried = drawn, [*proposed]
         else:
             self._count(proposed)
+            drawn = self.drawn
+        self.requests += 1
+        self.proposals += len(proposed)
         legal = self.history.observation.actions
-        self.complete = len(self.drawn) == known or (legal is not None and len(self.drawn) >= len(legal))
+        self.complete = len(drawn) == known or (legal is not None and len(drawn) >= len(legal))
 
     def _count(self, proposed: Sequence[Action]) -> None:
         """Count proposals some of which may be the same, or known."""
@@ -152,12 +152,12 @@ def record(root: Node) -> SearchTree:
     """Return a tree as a record, parents before children; what was proposed and never tried is left out."""
     numbers = {root: 0}
     waiting = [root]
-    # Columns from the start: a row for every node would be one more object for the garbage collector to look at.
-    parents, actions, priors, visits = [-1], [""], [1.0], [root.visits]
-    values, scores = [_rounded(root.value)], [_rounded(root.score)]
+    parents: list[int] = [-1]
+    edges: list[Edge] = []
+    proposals: list[int] = []
     failures: dict[int, Failure] = {}
     for node in waiting:
-        parent, proposals = numbers[node], node.proposals
+        parent = numbers[node]
         for edge in node.edges:
             child = edge.child
             if child is None:
@@ -168,27 +168,23 @@ def record(root: Node) -> SearchTree:
                 numbers[child] = len(parents)
                 waiting.append(child)
             parents.append(parent)
-            actions.append(edge.action.text)
-            priors.append(_share(edge.drawn, proposals))
-            visits.append(edge.visits)
-            values.append(_rounded(edge.total / edge.visits) if edge.visits else None)
-            scores.append(_rounded(child.score) if child else None)
+            edges.append(edge)
+            proposals.append(node.proposals)
+    rounded = _Rounded()
     return SearchTree(
         parents=tuple(parents),
-        actions=tuple(actions),
-        priors=tuple(priors),
-        visits=tuple(visits),
-        values=tuple(values),
-        scores=tuple(scores),
+        actions=("", *[edge.action.text for edge in edges]),
+        priors=(1.0, *[rounded[edge.drawn / made] for edge, made in zip(edges, proposals, strict=True)]),
+        visits=(root.visits, *[edge.visits for edge in edges]),
+        values=(rounded[root.value], *[rounded[edge.total / edge.visits if edge.visits else None] for edge in edges]),
+        scores=(rounded[root.score], *[rounded[edge.child.score if edge.child else None] for edge in edges]),
         failures=failures,
     )
 
 
-@lru_cache(1024)
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else float(f"{number:.{_DIGITS}g}")
+class _Rounded(dict[float | None, Any]):
+    """Numbers to `_DIGITS` digits, each rounded once: what is at an end is at every state on the way that led there."""
 
-
-@lru_cache(1024)
-def _share(drawn: int, proposals: int) -> float:
-    return round(drawn / proposals, _DIGITS)
+    def __missing__(self, number: float | None) -> float | None:
+        self[number] = rounded = None if number is None else float(f"{number:.{_DIGITS}g}")
+        return rounded
