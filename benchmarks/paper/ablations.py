@@ -59,16 +59,16 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder for one run folder per variant")
     parser.add_argument("--model", default="embedded", help="the policy; default: the embedded model")
     parser.add_argument("--collect-tasks", type=int, default=60)
-    parser.add_argument("--tasks", type=int, default=50, help="evaluation tasks")
+    parser.add_argument("--tasks", type=int, default=100, help="evaluation tasks")
     parser.add_argument("--n", type=int, default=30, help="trajectories per task")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     base = asked.run / "collected"
     armap(
         "collect", "--run", base, "--env", "game24", "--model", asked.model, "--evaluation", "901-1000",
-        "--tasks", asked.collect_tasks, "--seed", asked.seed,
+        "--tasks", asked.collect_tasks, "--temperature", 4, "--seed", asked.seed,
     )  # fmt: skip
-    # The candidates are drawn here, and chosen among by chance.
+    # The candidates are drawn here, and chosen among by chance; at temperature 4 some solve their puzzle.
     candidates = ("--planner", "best_of_n", "--n", asked.n, "--tasks", asked.tasks)
     armap("evaluate", "--run", base, *candidates, "--reward-model", "chance")
     for name, variant in VARIANTS.items():
