@@ -3,10 +3,12 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, permutations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ from armap.protocols import StepResult
 from armap.types import Action, History, Observation, Task
 from armap.world import LiveWorld, WorldStatistics
 from processes import assert_ends, number_in
-from unruly import FickleSaving, Forgetful, Impossible, Unruly
+from unruly import Basket, FickleSaving, Forgetful, Impossible, Unruly
 
 
 class Site:
@@ -259,6 +261,37 @@ async def test_a_saved_state_is_restored_without_a_step():
     assert world.statistics == WorldStatistics(
         executed_steps=6, replayed_steps=0, restored_snapshots=3, divergences=0, replaced_environments=0
     )
+
+
+THINGS = ("a red apple", "a pear", "two plums", "figs", "a red fig")
+
+
+async def names_of_the_full_basket(environments: int) -> set[str | None]:
+    world = LiveWorld(Basket, environments=environments)
+    return {world.state_of(await walk(world, *way)) for way in [*permutations(THINGS)][::7]}
+
+
+@pytest.mark.parametrize("environments", [1, 64])
+async def test_a_state_has_one_name_whatever_led_there_and_from_wherever_it_was_gone_on(environments):
+    (name,) = await names_of_the_full_basket(environments)
+    assert name is not None
+    world = LiveWorld(Basket)
+    assert world.state_of(await walk(world, *THINGS[:4], "a lemon")) != name
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "2"])
+def test_a_state_has_one_name_in_every_process(hash_seed):
+    program = "import asyncio, test_world as t; print(*asyncio.run(t.names_of_the_full_basket(1)))"
+    folder = Path(__file__).parent
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {there.stdout.strip()} == asyncio.run(names_of_the_full_basket(64))
 
 
 async def test_where_the_state_itself_is_not_saved_the_nearest_one_before_it_is_restored_and_the_rest_replayed():

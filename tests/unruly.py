@@ -147,3 +147,28 @@ class Forgetful(Saving):
 
     def restore(self, snapshot: object) -> None:
         super().restore(snapshot[:1] + snapshot[2:])
+
+
+class Basket:
+    """Holds what was put into it, and saves it as a set."""
+
+    def __init__(self) -> None:
+        self.held: frozenset[tuple[str, ...]] = frozenset()
+
+    def reset(self, task: Task) -> Observation:
+        self.held = frozenset()
+        return Observation(text="empty")
+
+    def step(self, action: str) -> StepResult:
+        self.held |= {(action, *action.split())}
+        return StepResult(Observation(text=f"{len(self.held)} things"), 0.0, False, False)
+
+    def snapshot(self) -> object:
+        return {"held": self.held, "last": sorted(self.held)[-1:]}
+
+    def restore(self, snapshot: object) -> None:
+        assert isinstance(snapshot, dict)
+        self.held = snapshot["held"]
+
+    def close(self) -> None:
+        pass

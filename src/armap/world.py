@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 from armap.errors import EnvError, ReplayError
 from armap.protocols import Environment, StepResult
 from armap.types import Action, History, Observation, Task
-from armap.workers import Host, Inline, Worker, sendable
+from armap.workers import Host, Inline, Reached, Worker, sendable
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -36,6 +36,15 @@ class _State(NamedTuple):
     def after(self, steps: int) -> _State:
         """Return the state after the first `steps` actions."""
         return _State(self.build, self.task, self.actions[:steps])
+
+
+class _Known(NamedTuple):
+    """What is remembered of a state."""
+
+    result: StepResult
+    """What the environment answered."""
+    name: str | None
+    """What `LiveWorld.state_of` says of it."""
 
 
 class WorldStatistics(NamedTuple):
@@ -98,7 +107,7 @@ class LiveWorld:
             self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix="armap-world")
         self._build = build
         self._texts: dict[str, tuple[Task, str]] = {}
-        self._known: _Recent[StepResult | EnvError] = _Recent(memory_bytes, _size)
+        self._known: _Recent[_Known | EnvError] = _Recent(memory_bytes, _size)
         self._snapshots: _Recent[bytes] = _Recent(
             memory_bytes, lambda state, snapshot: len(snapshot) + 8 * len(state.actions)
         )
@@ -135,8 +144,10 @@ class LiveWorld:
 
     def state_of(self, history: History) -> str | None:
         """Return a name of the state, made of its snapshot; see `armap.protocols.World`."""
-        snapshot = self._snapshots.get(self._state(history.task, history.actions)) if self._snapshots else None
-        return None if snapshot is None else hashlib.sha256(snapshot).hexdigest()
+        if not self._snapshots:
+            return None
+        known = self._known.get(self._state(history.task, history.actions))
+        return known.name if isinstance(known, _Known) else None
 
     def executed_steps(self, task: Task) -> int:
         """Return how many steps were really executed for `task` until now, replays included."""
@@ -185,7 +196,7 @@ class LiveWorld:
         if known is None:
             self._running[state] = None
             try:
-                known = await self._reach(state, task, history)
+                known = _remembered(await self._reach(state, task, history))
             except EnvError as error:
                 known = (ReplayError if isinstance(error, ReplayError) else EnvError)(str(error))
             finally:
@@ -195,9 +206,9 @@ class LiveWorld:
         if isinstance(known, EnvError):
             # A new one for each, as an error keeps alive the frames it went through.
             raise type(known)(str(known))
-        return known
+        return known.result
 
-    async def _reach(self, state: _State, task: Task, history: History | None) -> StepResult:
+    async def _reach(self, state: _State, task: Task, history: History | None) -> Reached:
         """Execute the last action of `state`, or the start, and park the environment there."""
         async with self._permits:
             in_use: list[Host] = []
@@ -206,19 +217,19 @@ class LiveWorld:
                     host = await self._spare(in_use)
                 else:
                     host = await self._go_back(state.after(len(history.steps)), history, in_use)
-                result = await self._execute(host, task, state)
+                reached = await self._execute(host, task, state)
             except BaseException:
                 for broken in in_use:
                     await self._discard(broken)
                 raise
-            if result.terminated or result.truncated:
+            if reached.result.terminated or reached.result.truncated:
                 self._idle.append(host)
             else:
                 # One may be there already if its result was forgotten in the meantime.
                 if (other := self._parked.pop(state, None)) is not None:
                     self._idle.append(other)
                 self._parked[state] = host
-        return result
+        return reached
 
     async def _go_back(self, state: _State, history: History, in_use: list[Host]) -> Host:
         """Return an environment at `state`, which is that of `history`; it is in use from now on."""
@@ -260,9 +271,7 @@ class LiveWorld:
         in_use.append(host)
         return host
 
-    async def _execute(
-        self, host: Host, task: Task, state: _State, *, expected: Observation | None = None
-    ) -> StepResult:
+    async def _execute(self, host: Host, task: Task, state: _State, *, expected: Observation | None = None) -> Reached:
         """Do the last action of `state` at the state before it, or start the task, and save the state.
 
         Args:
@@ -291,7 +300,7 @@ class LiveWorld:
             )
         if reached.snapshot is not None:
             self._snapshots.keep(state, reached.snapshot)
-        return reached.result
+        return reached
 
     async def _call(self, host: Host, method: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """Have `host` do something, without blocking the event loop if it is a worker."""
@@ -353,11 +362,17 @@ class _Recent(Generic[T]):
             self._bytes -= self._size(*self._entries.popitem(last=False))
 
 
-def _size(state: _State, known: StepResult | EnvError) -> int:
+def _remembered(reached: Reached) -> _Known:
+    """Return what is remembered of a state that was reached."""
+    name = None if reached.snapshot is None else hashlib.sha256(reached.snapshot).hexdigest()
+    return _Known(reached.result, name)
+
+
+def _size(state: _State, known: _Known | EnvError) -> int:
     """Return about how many bytes it takes to keep `known` for `state`."""
     size = _ENTRY_BYTES + 8 * len(state.actions)
-    if isinstance(known, StepResult):
-        seen = known.observation
+    if isinstance(known, _Known):
+        seen = known.result.observation
         size += getsizeof(seen.text)
         if seen.actions:
             size += sum(map(getsizeof, seen.actions))
