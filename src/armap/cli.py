@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -51,7 +52,7 @@ from armap.types import Budget, JudgeReport, Metrics, SearchBudget, SearchResult
 app = typer.Typer(
     help="Learns a reward model for an agent's environment from the agent's own trajectories, and plans with it.",
     epilog="Exit codes: 0 done, 1 some tasks failed, 2 something asked for is impossible, 3 the budget is spent, "
-    "130 interrupted. A command that was stopped goes on where it was when it is run again.",
+    "70 a bug of armap, 130 interrupted. A command that was stopped goes on where it was when it is run again.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -822,6 +823,10 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _tell(f"{where}{error.strerror or error}.", style="red")
         sys.exit(2)
+    except Exception:  # noqa: BLE001 - it is printed
+        # Not 1, as if the rest were done.
+        traceback.print_exc()
+        sys.exit(70)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
       ConfigError            the user asked for something impossible
       DataError              a stored record is malformed
       BudgetError            the budget of the run is spent
+      UnavailableError       no language model can be asked at all
       RunError               one task went wrong; the others go on
         LLMError             a language model gave no usable answer
         PolicyError          no action could be read from the replies
@@ -11,7 +12,8 @@
           ReplayError        the same actions led elsewhere
         RewardModelError     a score is missing or not finite
 
-A user's mistake (`ConfigError`, `DataError`) is printed as one sentence and ends the command with exit code 2.
+A user's mistake (`ConfigError`, `DataError`) is printed as one sentence and ends the command with exit code 2; so does
+`UnavailableError`, since every task would fail alike, and for good.
 A `RunError` is caught in two places only, the rollout and the per-task loop of a stage, and becomes a `Failure`
 record. Anything else is a bug and keeps its traceback.
 """
@@ -35,6 +37,10 @@ class BudgetError(ArmapError):
     """A limit on calls, tokens, seconds or money is reached; raised before the call that would exceed it."""
 
 
+class UnavailableError(ArmapError):
+    """No language model can be asked: the key or the address is refused, or nobody answers; nothing is lost."""
+
+
 class RunError(ArmapError):
     """One task went wrong; the others go on."""
 
@@ -45,19 +51,23 @@ class LLMError(RunError):
     Attributes:
         retryable: whether the same request may succeed later.
         status: HTTP status, if a server answered.
+        unavailable: whether every other request would fail alike.
     """
 
-    def __init__(self, message: str, *, retryable: bool = False, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = False, status: int | None = None, unavailable: bool = False
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.status = status
+        self.unavailable = unavailable
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_llm_error, (str(self), self.retryable, self.status)
+        return _rebuild_llm_error, (str(self), self.retryable, self.status, self.unavailable)
 
 
-def _rebuild_llm_error(message: str, retryable: bool, status: int | None) -> LLMError:
-    return LLMError(message, retryable=retryable, status=status)
+def _rebuild_llm_error(message: str, retryable: bool, status: int | None, unavailable: bool) -> LLMError:
+    return LLMError(message, retryable=retryable, status=status, unavailable=unavailable)
 
 
 class PolicyError(RunError):

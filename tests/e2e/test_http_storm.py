@@ -114,12 +114,31 @@ async def test_a_failed_collection_goes_on_without_asking_again(tmp_path):
 async def test_a_wrong_key_is_explained(tmp_path):
     async with HostileServer(otherwise=refusal(401, f"wrong key {API_KEY}")) as server:
         code, stdout, stderr = await collect(tmp_path / "run", server)
-    assert code == 1
-    assert "HTTP 401" in stdout
-    assert "check the API key (ARMAP_API_KEY)" in stdout
+    assert code == 2
+    assert "HTTP 401" in stderr
+    assert "check the API key (ARMAP_API_KEY)" in stderr
     assert "Traceback" not in stderr
     assert_key_is_nowhere(tmp_path / "run", stdout, stderr)
-    assert not [line for line in stderr.splitlines() if "0:00:" not in line]
+
+
+async def test_nothing_is_held_against_a_server_that_knew_no_key_or_was_away(tmp_path):
+    run = tmp_path / "run"
+    knows_key, answers = False, storm()
+
+    async def behave(request, writer):
+        await (answers if knows_key else refusal(401))(request, writer)
+
+    async with HostileServer(otherwise=behave) as server:
+        assert (await collect(run, server))[0] == 2
+        assert not trajectories(run)
+        knows_key = True
+        code, stdout, _ = await collect(run, server)
+        assert (code, stdout.endswith("none failed\n")) == (0, True)
+    there = trajectories(run)
+    code, _, stderr = await collect(tmp_path / "another", server)
+    assert (code, "ConnectError" in stderr) == (2, True)
+    assert not trajectories(tmp_path / "another")
+    assert trajectories(run) == there
 
 
 async def test_a_limit_on_money_ends_a_collection_and_a_higher_one_lets_it_go_on(tmp_path):

@@ -22,6 +22,7 @@ from armap.types import (
     PreferencePair,
     SearchResult,
     Step,
+    SuccessAtN,
     Trajectory,
     Usage,
 )
@@ -200,6 +201,11 @@ async def test_more_search_hurts_where_the_judge_likes_best_what_is_bad():
     good = await judge_report(best_first, "a judge", PAIRS, [searched], held_out=True)
     assert "never hurt" in search_verdict(good.success_by_n)
     assert [point.best_of_n for point in good.success_by_n] == [point.oracle for point in good.success_by_n]
+
+
+def test_a_dip_on_the_way_is_not_called_never():
+    dipped = [SuccessAtN(n=n, sampling=0.2, best_of_n=found, oracle=1.0) for n, found in ((1, 0.3), (2, 0.2), (3, 0.5))]
+    assert "never" not in search_verdict(dipped)
 
 
 async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from armap.errors import LLMError
+from armap.errors import LLMError, UnavailableError
 from armap.protocols import LLM
 from armap.store import Ledger
 from armap.types import Completion, Message, SamplingParams
@@ -48,6 +48,7 @@ class CachedLLM:
 
         Raises:
             LLMError: the model failed or gave another number of answers; nothing was stored.
+            UnavailableError: no request to the model can succeed; nothing was stored.
             BudgetError: the run may not spend more.
         """
         key = _request_key(self._llm.name, messages, sampling, choices)
@@ -60,9 +61,14 @@ class CachedLLM:
         missing = n - len(stored)
         with self._ledger.reserve(key):
             started = time.monotonic()
-            bought = await self._llm.generate(
-                messages, n=missing, sampling=_sampling_from(sampling, len(stored)), choices=choices
-            )
+            try:
+                bought = await self._llm.generate(
+                    messages, n=missing, sampling=_sampling_from(sampling, len(stored)), choices=choices
+                )
+            except LLMError as error:
+                if error.unavailable:
+                    raise UnavailableError(f"{error} Start again to go on from here.") from error
+                raise
             if len(bought) != missing:
                 raise LLMError(
                     f"{self.name} was asked for {missing} answers and gave {len(bought)}; try another model."

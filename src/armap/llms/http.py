@@ -33,6 +33,8 @@ EXCERPT_CHARS = 200
 """What is quoted of a server's words."""
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 """Besides every 5xx: timeout, conflict, too early, too many requests."""
+UNAVAILABLE_STATUSES = frozenset({401, 404})
+"""The key, the address or the model's name is wrong, whatever is asked; 403 may be about one prompt alone."""
 
 _ADVICE = {
     401: "; check the API key (ARMAP_API_KEY)",
@@ -193,7 +195,8 @@ class HTTPLLM:
         except TimeoutError:
             raise _AttemptError(f"no answer within {self._timeout_s:g} s") from None
         except httpx.RequestError as error:
-            raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}") from None
+            nobody = isinstance(error, httpx.ConnectError)
+            raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}", unavailable=nobody) from None
         if not 200 <= reply.status < 300:
             raise self._refusal(reply)
         if not reply.whole:
@@ -208,7 +211,7 @@ class HTTPLLM:
         else:
             advice = _ADVICE.get(error.status or 0, "")
             message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
-        return LLMError(message, retryable=error.retryable, status=error.status)
+        return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
     def _unusable(self, content: bytes, choices: Sequence[object]) -> _AttemptError:
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
@@ -222,6 +225,7 @@ class HTTPLLM:
             f"HTTP {status}{self._quoted(_server_message(reply.content) or text)}",
             retryable=status in RETRYABLE_STATUSES or status >= 500,
             status=status,
+            unavailable=status in UNAVAILABLE_STATUSES,
             retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
             blames_n=status in (400, 422) and _COMPLAINT_ABOUT_N.search(text) is not None,
         )
@@ -335,12 +339,14 @@ class _AttemptError(Exception):
         *,
         retryable: bool = True,
         status: int | None = None,
+        unavailable: bool = False,
         retry_after_s: float = 0.0,
         blames_n: bool = False,
     ) -> None:
         super().__init__(what)
         self.retryable = retryable
         self.status = status
+        self.unavailable = unavailable
         self.retry_after_s = retry_after_s
         self.blames_n = blames_n
 

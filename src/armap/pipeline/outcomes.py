@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import comb
 from statistics import fmean
 
@@ -100,6 +101,8 @@ def search_verdict(points: Sequence[SuccessAtN]) -> str:
     best = max(points, key=lambda point: (point.best_of_n, -point.n))
     if best.best_of_n - points[-1].best_of_n > ROUNDING:
         return f"success is highest at N = {best.n}, and more candidates hurt"
+    if any(fewer.best_of_n - more.best_of_n > ROUNDING for fewer, more in pairwise(points)):
+        return "success is highest with all candidates, though not each further one helps"
     return "more candidates never hurt"
 
 
