@@ -248,8 +248,13 @@ def _range_of(tasks: Sequence[Task], text: str) -> list[Task]:
 
 
 def _without(tasks: Iterable[Task], exclude: Sequence[Task]) -> list[Task]:
-    excluded = {task.id for task in exclude}
-    return [task for task in tasks if task.id not in excluded]
+    ids, contents = {task.id for task in exclude}, {_content(task) for task in exclude}
+    return [task for task in tasks if task.id not in ids and _content(task) not in contents]
+
+
+def _content(task: Task) -> str:
+    """Return what two tasks have in common that are one, whatever they are called."""
+    return task.model_dump_json(exclude={"id", "split"})
 
 
 def _refuse(name: str, wanted: Wanted) -> None:

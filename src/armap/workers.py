@@ -19,7 +19,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
-from io import BytesIO
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +26,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
+from armap.canonical import pickled, unpickled
 from armap.errors import ArmapError, ConfigError, EnvError
 from armap.protocols import ComparesObservations, Environment, Snapshots, StepResult
 from armap.types import Observation, Task
@@ -148,7 +148,7 @@ class Inline:
     def restore(self, snapshot: bytes) -> None:
         """Go to a saved state."""
         assert self._saver is not None, "only an environment that saves its state is asked to restore one"
-        self._saver.restore(_unpickled(snapshot))
+        self._saver.restore(unpickled(snapshot))
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
         """Say whether two observations describe the same state."""
@@ -167,52 +167,7 @@ class Inline:
         if self._saver is None or result.terminated or result.truncated:
             return Reached(result, None)
         # As bytes, so that no later step can change it.
-        return Reached(result, _pickled(self._saver.snapshot()))
-
-
-def _pickled(value: object) -> bytes:
-    """Return a value as bytes that say nothing of how it came about.
-
-    A plain pickle also tells which of its parts are one object, and has sets in the order of this process.
-    """
-    try:
-        return _Pickler.dumps(value, alike=True)
-    except ValueError:
-        # Something contains itself.
-        return _Pickler.dumps(value, alike=False)
-
-
-class _Pickler(pickle.Pickler):
-    """Writes sets in an order of their own."""
-
-    @classmethod
-    def dumps(cls, value: object, *, alike: bool) -> bytes:
-        """Return a value as bytes; parts that are one object as if they were only alike, if so wanted."""
-        written = BytesIO()
-        pickler = cls(written, pickle.HIGHEST_PROTOCOL)
-        pickler.fast = alike
-        pickler.dump(value)
-        return written.getvalue()
-
-    def persistent_id(self, value: object) -> object:
-        """Return what is written in place of a set; None for everything else."""
-        if type(value) is set or type(value) is frozenset:
-            return type(value), sorted(map(_pickled, value))
-        return None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads what `_Pickler` writes."""
-
-    def persistent_load(self, written: tuple[type[set[object]] | type[frozenset[object]], list[bytes]]) -> object:
-        """Return a set."""
-        kind, members = written
-        return kind(map(_unpickled, members))
-
-
-def _unpickled(written: bytes) -> object:
-    """Return a value of bytes that `_pickled` wrote, in this run."""
-    return _Unpickler(BytesIO(written)).load()
+        return Reached(result, pickled(self._saver.snapshot()))
 
 
 class Worker:

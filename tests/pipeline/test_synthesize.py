@@ -36,13 +36,17 @@ class UnpaidGame24(Game24):
         return super().step(action)._replace(env_reward=0.0)
 
 
+def first_seen(trajectory):
+    return trajectory.steps[0].observation.text
+
+
 TRAINING = {
     Toy: toy.tasks(40, 0, "train"),
     Game24: [game24.parse_task(text, split="train") for text in ("1 1 4 6", "2 3 5 12", "1 2 3", "4 8", "1 1 1")],
 }
 # Random play on the training tasks comes to what some of these ask for, so there is something to keep out.
 EVALUATION = {
-    Toy: [task for task in toy.tasks(126, 0, "test") if "red" in task.instruction],
+    Toy: [task for task in toy.tasks(378, 0, "train")[40:] if "red" in task.instruction],
     Game24: [*game24.tasks(901, 910, split="test"), game24.parse_task("1 2 3 -> 6"), game24.parse_task("4 8 -> 12")],
 }
 
@@ -150,9 +154,17 @@ async def test_what_the_environment_pays_plays_no_part(tmp_path, paid, unpaid):
 
 async def test_no_instruction_of_an_evaluation_task_enters_a_pair(tmp_path, environment):
     pairs, discarded = await run_stages(tmp_path, environment)
-    forbidden = {task.instruction for task in EVALUATION[environment]}
-    assert forbidden.isdisjoint(pair.task.instruction for pair in pairs)
+    forbidden = {(task.instruction, environment().reset(task).text) for task in EVALUATION[environment]}
+    assert forbidden.isdisjoint((pair.task.instruction, first_seen(pair.chosen)) for pair in pairs)
     assert "the instruction is an evaluation task" in {record.reason for record in discarded}
+
+
+async def test_the_same_words_somewhere_else_are_another_task(tmp_path):
+    elsewhere = toy.tasks(126, 0, "test")
+    pairs, discarded = await run_stages(tmp_path, Toy, evaluation=elsewhere)
+    assert {task.instruction for task in elsewhere}.issuperset(pair.task.instruction for pair in pairs)
+    assert len({pair.task.instruction for pair in pairs}) > 5
+    assert "the instruction is an evaluation task" not in {record.reason for record in discarded}
 
 
 async def test_every_attempt_gives_a_pair_or_a_reason_for_every_origin_and_no_pair_comes_twice(tmp_path, environment):
@@ -220,10 +232,10 @@ async def test_a_language_model_can_write_the_instructions(tmp_path):
 
 
 async def test_a_model_that_repeats_an_evaluation_instruction_is_not_listened_to(tmp_path):
-    (task,) = toy.tasks(1, 0, "test")
-    writer = LLMWriter(ScriptedLLM(lambda messages, rng: task.instruction), seed=0)
+    task = TRAINING[Toy][0]
+    writer = LLMWriter(ScriptedLLM(lambda messages, rng: task.instruction.upper()), seed=0)
     pairs, discarded = await run_stages(tmp_path, Toy, writer=writer, evaluation=[task])
-    assert pairs == []
+    assert Toy().reset(task).text not in {first_seen(pair.chosen) for pair in pairs}
     assert "the instruction is an evaluation task" in {record.reason for record in discarded}
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from armap.engines.local import each
 from armap.errors import RunError
 from armap.pipeline.funnel import ORACLE, UNVERIFIED
+from armap.pipeline.kept_out import KeptOut
 from armap.pipeline.negatives import ORIGINS, Discard, Origin, altered, execute, neighbours, other_attempts
 from armap.pipeline.selection import gives_away, select
 from armap.pipeline.verdicts import PairJudge
@@ -69,7 +70,7 @@ async def synthesize(
         judge: who compares the sides of each pair; nobody does if None.
         world: where both sides are executed.
         make_policy: makes a policy, which changes actions and goes on after them.
-        evaluation_tasks: tasks whose instruction must not occur in a pair.
+        evaluation_tasks: tasks that no pair may be about.
         seed: decides what is changed, and against what a trajectory is set.
         concurrency: how many source tasks are worked on at once.
         on_progress: told how many of how many source tasks are done.
@@ -79,12 +80,12 @@ async def synthesize(
     """
     there = {pair.id for pair in run.read("drafts", PreferencePair)}
     there |= {pair.id for pair in run.read("discarded", DiscardedPair)}
-    forbidden = frozenset(task.instruction for task in evaluation_tasks)
+    kept_out = KeptOut(evaluation_tasks, world)
     by_source: dict[str, list[Trajectory]] = {}
     for trajectory in sorted(run.read("trajectories", Trajectory), key=lambda trajectory: trajectory.id):
         by_source.setdefault(trajectory.task.id, []).append(trajectory)
     makers = {
-        source: _PairMaker(attempts, settings, writer, judge, world, make_policy(), forbidden, seed)
+        source: _PairMaker(attempts, settings, writer, judge, world, make_policy(), kept_out, seed)
         for source, attempts in by_source.items()
     }
     todo = [source for source, maker in makers.items() if not there.issuperset(maker.names)]
@@ -131,7 +132,6 @@ class _Chosen(NamedTuple):
 
     trajectory: Trajectory
     writer: str
-    usage: Usage
 
 
 class _PairMaker:
@@ -145,7 +145,7 @@ class _PairMaker:
         judge: PairJudge | None,
         world: World,
         policy: Policy,
-        forbidden: frozenset[str],
+        kept_out: KeptOut,
         seed: int,
     ) -> None:
         self._attempts = attempts
@@ -154,10 +154,11 @@ class _PairMaker:
         self._judge = judge
         self._world = world
         self._policy = policy
-        self._forbidden = forbidden
+        self._kept_out = kept_out
         self._seed = seed
         self._origins = (_ORACLE_ORIGIN,) if settings.labels == "oracle" else settings.origins
         self._written: dict[str, _Chosen | Discard] = {}
+        self._writing: dict[str, Usage] = {}
         self._spent = self._acted = Usage()
 
     @property
@@ -172,7 +173,6 @@ class _PairMaker:
     async def write(self) -> None:
         """Write for every attempt the instruction it fulfils."""
         for attempt in self._attempts:
-            self._spent = Usage()
             try:
                 self._written[attempt.id] = await self._write(attempt)
             except Discard as discard:
@@ -191,7 +191,9 @@ class _PairMaker:
         """
         for attempt in self._attempts:
             written = self._written[attempt.id]
-            self._spent = written.usage if isinstance(written, _Chosen) else Usage()
+            # What the instruction cost is part of what is made of the attempt first, in whichever run that was.
+            begun = any(name in there for origin in self._origins for name in self._names(attempt, origin))
+            self._spent = Usage() if begun else self._writing.get(attempt.id, Usage())
             for origin in self._origins:
                 names = self._names(attempt, origin)
                 if there.issuperset(names):
@@ -211,18 +213,20 @@ class _PairMaker:
         if next(other for other in self._attempts if other.actions == attempt.actions).id != attempt.id:
             raise Discard("attempt", "the same attempt again")
         if self._settings.labels == "oracle":
-            return _Chosen(attempt, "task", Usage())
-        task, usage = await self._writer.rewrite(attempt)
+            if await self._kept_out.holds(attempt):
+                raise Discard("instruction", "the instruction is an evaluation task")
+            return _Chosen(attempt, "task")
+        task, self._writing[attempt.id] = await self._writer.rewrite(attempt)
         if task is None:
             raise Discard("attempt", "the attempt came to nothing")
-        if task.instruction in self._forbidden:
-            raise Discard("instruction", "the instruction is an evaluation task")
         if self._writer.may_leak and gives_away(task.instruction, attempt.task.instruction, attempt.actions):
             raise Discard("instruction", "the instruction gives an action away")
         chosen = await execute(self._world, task, [step.action for step in attempt.steps])
         if (chosen.final_observation, chosen.stop_reason) != (attempt.final_observation, attempt.stop_reason):
             raise Discard("outcome", "the attempt did not repeat")
-        return _Chosen(chosen.model_copy(update={"id": attempt.id}), self._writer.name, usage)
+        if await self._kept_out.holds(chosen):
+            raise Discard("instruction", "the instruction is an evaluation task")
+        return _Chosen(chosen.model_copy(update={"id": attempt.id}), self._writer.name)
 
     async def _make(
         self,

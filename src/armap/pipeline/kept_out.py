@@ -1,0 +1,47 @@
+"""Tells whether an attempt is at a task that is kept for evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from armap.protocols import World
+from armap.types import Observation, Task, Trajectory
+
+
+class KeptOut:
+    """The tasks that nothing may be learned from, by what they ask for and where they begin.
+
+    The same words may ask for other things where something else is seen at the start, so both must be the same, but
+    for case, punctuation and the order of lines.
+
+    Args:
+        tasks: those that are kept out.
+        world: where they can be begun.
+    """
+
+    def __init__(self, tasks: Iterable[Task], world: World) -> None:
+        self._by_wording: dict[str, list[Task]] = {}
+        for task in tasks:
+            self._by_wording.setdefault(_words(task.instruction), []).append(task)
+        self._world = world
+
+    async def holds(self, attempt: Trajectory) -> bool:
+        """Say whether an attempt is at one of them.
+
+        Raises:
+            EnvError: one of them cannot be begun.
+        """
+        first = attempt.steps[0].observation if attempt.steps else attempt.final_observation
+        for task in self._by_wording.get(_words(attempt.task.instruction), ()):
+            if _seen((await self._world.start(task)).observation) == _seen(first):
+                return True
+        return False
+
+
+def _seen(observation: Observation) -> list[str]:
+    return sorted(map(_words, observation.text.splitlines()))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
