@@ -1,4 +1,5 @@
 import importlib.util
+import re
 from pathlib import Path
 from random import Random
 
@@ -23,6 +24,15 @@ def test_the_environment_of_the_readme_has_no_findings(jugs):
     answers = list(check_class("own_environment:Jugs"))
     assert len(answers) == 12
     assert [in_words(checked.finding) for checked in answers if checked.finding] == []
+
+
+def test_the_gymnasium_environment_of_the_readme_has_no_findings(tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(from armap.envs.gymnasium .*?)```", readme, re.DOTALL)
+    (tmp_path / "lake.py").write_text(code, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert [in_words(checked.finding) for checked in check_class("lake:Lake") if checked.finding] == []
 
 
 def test_it_shows_all_that_an_environment_may_have_in_a_file_one_reads_at_once(jugs):

@@ -76,7 +76,7 @@ class _Do(Protocol):
 
 
 NewRun = Annotated[Path, typer.Option("--run", help="Run folder: made if it is missing, continued if it is not.")]
-Run = Annotated[Path, typer.Option("--run", help="Run folder that `armap collect` or `armap demo` has made.")]
+Run = Annotated[Path, typer.Option("--run", help="Run folder that `armap collect`, `import` or `demo` has made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Env = Annotated[str, typer.Option(help=f"Environment: {', '.join(ENVIRONMENTS)}.")]
 Model = Annotated[
@@ -107,7 +107,10 @@ Evaluation = Annotated[
 Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Tasks under way at once.")]
 MaxCalls = Annotated[
-    int | None, typer.Option(min=0, help="Most calls to the language model, over the whole life of the run.")
+    int | None,
+    typer.Option(
+        min=0, help="Most calls to the language model, over the whole life of the run; say it with every command."
+    ),
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=0, help="Most tokens read and written, likewise.")]
 MaxSeconds = Annotated[float | None, typer.Option(min=0, help="Seconds after which this command makes no more calls.")]
@@ -546,7 +549,18 @@ def train(
 
 
 @app.command("judge-report")
-def judge_report(run: Run = Path("runs/demo"), reward_model: RewardModelPlace = None, as_json: Json = False) -> None:
+def judge_report(
+    run: Run = Path("runs/demo"),
+    reward_model: Annotated[
+        str | None,
+        typer.Option(
+            parser=_place,
+            metavar="FOLDER|URL",
+            help="Folder of a trained reward model, or the address of a server; default: the run's own.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say how far a reward model can be trusted: accuracy, calibration, what it leans on and what misleads it.
 
     It is examined on the pairs that were held out in the run, and on the candidates of best_of_n where that has run.
@@ -831,12 +845,15 @@ def main() -> None:
 
 @contextmanager
 def _options() -> Iterator[None]:
-    """Make one sentence of what a record of settings refuses; its fields are named like the options."""
+    """Make one sentence of what a record of settings refuses; its fields are named like the options, or in plural."""
     try:
         yield
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
+        option = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(
+            f"--{option.removesuffix('s') if len(first['loc']) > 1 else option}: {first['msg']}."
+        ) from error
 
 
 def _budget(calls: int | None, tokens: int | None, seconds: float | None, cost_usd: float | None) -> Budget:

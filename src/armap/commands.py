@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -164,6 +164,9 @@ class Workshop(Judging):
             chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
         elif isinstance(self._environment, HindsightWriter):
             chosen = EnvironmentWriter(self._environment)
+        elif settings.labels == "oracle":
+            # Whoever goes by what the environment pays asks no writer.
+            chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
         else:
             raise ConfigError(f"{self.agent.env} cannot state outcomes in words; type: --writer model")
         if settings.labels == "oracle" and self.run.manifest.stages["collect"].settings.get("invent"):
@@ -197,6 +200,7 @@ class Workshop(Judging):
         objective: Objective | None = None,
     ) -> Metrics:
         """Let every planner try evaluation tasks, and measure what came of it. Further ones can be added later."""
+        _refuse_uncounted(reward_model, planners)
         chosen = _draw_more(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
         judge = self._judge(reward_model, objective)
         self.llm()
@@ -228,6 +232,7 @@ class Workshop(Judging):
         self, task: Task, planner: AnyPlanner, *, reward_model: str | None, objective: Objective | None = None
     ) -> SearchResult:
         """Let a planner try one task; nothing but the answers it bought is stored."""
+        _refuse_uncounted(reward_model, [planner])
         judge = self._judge(reward_model, objective)
         return await plan_one(task, planner, self._world, self._policy(), judge, self.agent.seed)
 
@@ -262,9 +267,18 @@ class Workshop(Judging):
             calibration = Calibration.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise DataError(f"{file} holds no calibration; restore it, or delete it to go without.") from error
-        for sentence in ablations(calibration.labelled_by):
+        for sentence in (*ablations(calibration.labelled_by), *self._learned_from(calibration.source_task_ids)):
             self.console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
         return Calibrated(judge, calibration)
+
+    def _learned_from(self, source_task_ids: Collection[str]) -> Iterator[str]:
+        """Say how many evaluation tasks a reward model was made of, if any."""
+        kept_out = {task.id for task in self.evaluation_tasks()}
+        if seen := kept_out.intersection(source_task_ids):
+            yield (
+                f"The reward model was made of attempts at {len(seen)} of the {len(kept_out)} evaluation tasks of this "
+                "run: how well it chooses there says little of tasks that it has not seen."
+            )
 
     def warn_of_unknown(self, objective: Objective, reported: Collection[str]) -> None:
         """Say which metrics of an objective nobody reports, if any."""
@@ -370,6 +384,20 @@ def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[T
     """Do what `_draw` does, but so that a larger count draws all that a smaller one does."""
     _check_count(tasks, count, purpose)
     return [tasks[i] for i in sorted(rng_for(seed, purpose).sample(range(len(tasks)), len(tasks))[:count])]
+
+
+def _refuse_uncounted(reward_model: str | None, planners: Sequence[AnyPlanner]) -> None:
+    """Refuse limits on what a search may spend where the language model is asked for scores too.
+
+    Raises:
+        ConfigError: there are such limits.
+    """
+    limits = ("max_calls", "max_tokens", "max_cost_usd")
+    if reward_model == PROMPTED and any(getattr(planner.budget, limit) for planner in planners for limit in limits):
+        raise ConfigError(
+            "What `--reward-model prompted` asks the language model is not counted by task; limit the run instead, "
+            "with --max-calls, --max-tokens or --max-cost-usd, or the search with --task-max-trajectories."
+        )
 
 
 def _check_count(tasks: list[Task], count: int, purpose: str) -> None:

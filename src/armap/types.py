@@ -322,6 +322,8 @@ class Calibration(Record):
     """Held-out pairs it was fitted to."""
     labelled_by: tuple[str, ...] = ()
     """What established the chosen sides of the pairs the model was trained on; see `PreferencePair.verified_by`."""
+    source_task_ids: tuple[str, ...] = ()
+    """Tasks of which its pairs were made, held-out ones included: what it says of attempts at them proves little."""
 
 
 class Budget(Record):

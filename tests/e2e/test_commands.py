@@ -166,6 +166,9 @@ def test_a_mistake_before_the_first_trajectory_is_one_sentence_and_binds_the_fol
         (("evaluate", "--tasks", 10), "train one with `armap train`"),
         (("evaluate", "--tasks", 41), "There are 40 evaluation tasks"),
         (("train", "--kind", "linear"), "collect and synthesize more first"),
+        (("synthesize", "--origin", "typo"), "--origin: Input should be"),
+        (("evaluate", "--reward-model", "prompted", "--task-max-calls", 9), "is not counted by task"),
+        (("plan", "1 -> red cube", "--reward-model", "prompted", "--task-max-tokens", 9), "is not counted by task"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -172,11 +172,24 @@ def test_examples_that_the_environment_does_not_repeat_are_found():
 # By its name
 
 
+_FORGETFUL = """
+class Decorator:
+    def tasks(self, split): return []
+
+class Default:
+    def __init__(self, floors, *, steps, name="stairs"): pass
+    @staticmethod
+    def tasks(split): return []
+"""
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(Path(flawed.__file__).read_text("utf-8"), "utf-8")
     (tmp_path / "broken.py").write_text("import json\njson.loads('{')\n", "utf-8")
+    (tmp_path / "slip.py").write_text("class Stairs:\n    def tasks(split) return []\n", "utf-8")
+    (tmp_path / "forgot.py").write_text(_FORGETFUL, "utf-8")
     return tmp_path
 
 
@@ -214,6 +227,9 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(elsewhere):
         ("mine:Ladder", "no class 'Ladder'"),
         ("mine:TASKS", "no class 'TASKS'"),
         ("mine:HasNoTasks", "static method tasks(split)"),
+        ("slip:Stairs", "slip.py, line 2, is no Python"),
+        ("forgot:Decorator", "write @staticmethod above it"),
+        ("forgot:Default", "give floors, steps of its __init__ a default"),
     ],
 )
 def test_a_slip_in_the_name_is_one_sentence_for_the_user(elsewhere, name, told):

@@ -204,6 +204,7 @@ def test_other_settings_are_part_of_the_name_told_from_the_planner_that_differs_
         ("mcts", {"exploration": "none"}, "mcts.exploration: "),
         ("mcts", {"wave": "0"}, "mcts.wave: .* not '0'"),
         ("reflexion", {"threshold": "7.25"}, "reflexion.threshold: "),
+        ("mcts", {"backup": "open"}, "^mcts: backup=open needs leaf=value"),
     ],
 )
 def test_a_planner_setting_or_value_that_does_not_exist_is_one_sentence(name, settings, words):

@@ -147,7 +147,9 @@ async def test_what_scores_mean_is_fitted_to_the_held_out_pairs_and_stands_besid
         await run_train(run)
         scored = run.read("heldout", HeldoutScore)
     calibration = Calibration.model_validate_json((tmp_path / "reward_model" / "calibration.json").read_bytes())
-    assert calibration == fit_calibration(scored).model_copy(update={"labelled_by": ("execution",)})
+    source_task_ids = tuple(sorted({pair.source_task_id for pair in PAIRS}))
+    whence = {"labelled_by": ("execution",), "source_task_ids": source_task_ids}
+    assert calibration == fit_calibration(scored).model_copy(update=whence)
     assert calibration.pairs == len(scored)
 
 

@@ -167,9 +167,19 @@ async def test_patience_ends_before_a_far_away_retry_after():
 
 
 async def test_a_server_that_is_not_there_is_an_error():
+    async with HostileServer(otherwise=scored(1)) as server:
+        model = HTTPRewardModel(f"http://{server.address}", patience_s=0.5, backoff_s=0.001)
+        assert await model.score(TRAJECTORIES[:1]) == [1]
+    with pytest.raises(RewardModelError, match="ConnectError"):
+        await model.score(TRAJECTORIES[:1])
+    await model.close()
+
+
+async def test_a_server_that_never_was_there_is_the_users_to_start():
     async with HostileServer() as server:
         pass
-    assert "ConnectError" in await complaint(server, patience_s=0.5)
+    with pytest.raises(ConfigError, match=r"Nobody answers at .*; start the reward model's server first"):
+        await score(server)
 
 
 # What does not pass

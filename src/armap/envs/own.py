@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import NamedTuple, Protocol, cast
 
 from armap.errors import ConfigError
@@ -49,7 +51,7 @@ def import_environment(name: str) -> OwnEnvironment:
     """Import the class that `module:Class` names, from the current folder or from what is installed.
 
     Raises:
-        ConfigError: the name has another form, there is no such module or class, or the class has no `tasks`.
+        ConfigError: the name has another form, there is no such module or class, or the class cannot be used.
     """
     module_name, colon, class_name = name.partition(":")
     if not (colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
@@ -67,6 +69,8 @@ def import_environment(name: str) -> OwnEnvironment:
         raise ConfigError(
             f"There is no module {module_name!r} in {here}, nor is one installed; go to the folder it is in."
         ) from error
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}, line {error.lineno}, is no Python: {error.msg}; correct it.") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         raise ConfigError(f"Module {module_name!r} has no class {class_name!r}; look for a slip in the name.")
@@ -75,6 +79,10 @@ def import_environment(name: str) -> OwnEnvironment:
             f"{name} has no tasks; give the class a static method tasks(split) that returns a list of armap.types.Task "
             'for the splits "train" and "test".'
         )
+    if isinstance(inspect.getattr_static(found, "tasks"), FunctionType):
+        raise ConfigError(f"{name}: tasks(split) is asked of the class, so write @staticmethod above it.")
+    if wanted := [parameter.name for parameter in _required(found)]:
+        raise ConfigError(f"{name} is made without arguments; give {', '.join(wanted)} of its __init__ a default.")
     made = cast(EnvironmentClass, found)
     return OwnEnvironment(
         make=made,
@@ -83,3 +91,10 @@ def import_environment(name: str) -> OwnEnvironment:
         examples=tuple(getattr(found, "examples", ())),
         inline=bool(getattr(found, "inline", False)),
     )
+
+
+def _required(made: type) -> list[inspect.Parameter]:
+    """Return the arguments without which no object of a class is made."""
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(made).parameters.values()
+    return [one for one in parameters if one.default is inspect.Parameter.empty and one.kind not in optional]

@@ -36,6 +36,10 @@ _TRANSFORMERS = {
     "other than `armap serve`, read something else.",
 }
 
+_CHOSE_THE_WEIGHTS = (
+    " The same pairs decided which weights of the fit were kept, so these figures are of the most favourable moment."
+)
+
 
 class MadeFrom(NamedTuple):
     """What a reward model was grown from, and how."""
@@ -75,6 +79,7 @@ def model_card(
     accuracies = {what: _accuracy(group) for what, group in groups.items()}
     pairs = [*training, *heldout]
     environments = ", ".join(sorted({pair.task.env for pair in pairs}))
+    is_transformer = made_from.library == "transformers"
     return "\n".join(
         [
             "---",
@@ -90,7 +95,7 @@ def model_card(
             "## Use",
             "",
             _USE,
-            *(["", _TRANSFORMERS[str(made_from.settings["pooling"])]] if made_from.library == "transformers" else []),
+            *(["", _TRANSFORMERS[str(made_from.settings["pooling"])]] if is_transformer else []),
             "",
             "## Held-out pairs",
             "",
@@ -101,7 +106,7 @@ def model_card(
             "Accuracy is the share of pairs whose chosen trajectory scores higher, draws counting half; no "
             f"source task of these {len(scored)} pairs was trained on, and the interval is over their source "
             "tasks. What a score means as a probability stands in `calibration.json`. `armap judge-report` says "
-            "more: what the model leans on, and what misleads it.",
+            "more: what the model leans on, and what misleads it." + (_CHOSE_THE_WEIGHTS if is_transformer else ""),
             "",
             "## Data",
             "",

@@ -65,6 +65,9 @@ def make_planner(name: str, n: int, settings: Mapping[str, str], budget: SearchB
         return type(usual).model_validate({**usual.model_dump(), **changed, "budget": budget})
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            # Of settings that do not go together, the sentence is that of the planner.
+            raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error
         raise ConfigError(f"{name}.{first['loc'][0]}: {first['msg']}, not {first['input']!r}.") from error
 
 

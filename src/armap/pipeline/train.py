@@ -120,7 +120,10 @@ async def train(
     shutil.rmtree(draft, ignore_errors=True)
     model.save(draft)
     calibration = fit_calibration(scored).model_copy(
-        update={"labelled_by": tuple(sorted({pair.verified_by for pair in training}))}
+        update={
+            "labelled_by": tuple(sorted({pair.verified_by for pair in training})),
+            "source_task_ids": tuple(sorted({pair.source_task_id for pair in (*training, *heldout)})),
+        }
     )
     (draft / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
     card = model_card(model.name, describe(), training=training, heldout=heldout, scored=scored)

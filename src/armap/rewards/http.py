@@ -90,13 +90,14 @@ class HTTPRewardModel:
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._backoff = wait_random_exponential(multiplier=backoff_s, max=30)
+        self._was_there = False
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.
 
         Raises:
             RewardModelError: the server gave no usable score for one of them in all attempts.
-            ConfigError: there are pictures to send, and no folder to read them from.
+            ConfigError: nobody has ever answered there, or there are pictures to send and no folder to read them from.
             DataError: a picture is missing.
         """
         bodies = [self._body(trajectory) for trajectory in trajectories]
@@ -163,7 +164,11 @@ class HTTPRewardModel:
         except TimeoutError:
             raise _AttemptError(f"no answer within {self._timeout_s:g} s") from None
         except httpx.RequestError as error:
+            if isinstance(error, httpx.ConnectError) and not self._was_there:
+                # One that answered before is perhaps starting again.
+                raise ConfigError(f"Nobody answers at {self.name}; start the reward model's server first.") from None
             raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}") from None
+        self._was_there = True
         status = response.status_code
         if status != httpx.codes.OK:
             said = self._quoted(_message(content) or content.decode(errors="replace"))
