@@ -14,6 +14,7 @@ tasks; differences to the full method are paired by task.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from tables import armap, share
 from armap.pipeline.intervals import mean
 from armap.pipeline.outcomes import answer_reward
 from armap.store import RunFolder
-from armap.types import JudgeReport, Metrics, SearchResult
+from armap.types import JudgeReport, LedgerEntry, Metrics, SearchResult
 
 
 class Variant(NamedTuple):
@@ -82,15 +83,27 @@ def do(base: Path, run: Path, variant: Variant, candidates: Sequence[object]) ->
         draft = run.with_name(f".{run.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for name in (*COLLECTED, "completions.jsonl"):
+        for name in COLLECTED:
             shutil.copy(base / name, draft / name)
         forget_evaluation(draft)
         draft.rename(run)
+    share_answers(base, run)
     if variant.reward_model is None:
         armap("synthesize", "--run", run, *variant.synthesize)
         armap("train", "--run", run, *variant.train)
     judge = () if variant.reward_model is None else ("--reward-model", variant.reward_model)
     armap("evaluate", "--run", run, *candidates, *judge)
+
+
+def share_answers(base: Path, run: Path) -> None:
+    """Copy what the language model answered in the first run folder, more of it if more tasks are asked for."""
+    with RunFolder(base, writable=False) as folder:
+        answers = folder.read("completions", LedgerEntry)
+    with RunFolder(run) as folder:
+        there = {(answer.key, answer.first_index) for answer in folder.read("completions", LedgerEntry)}
+        for answer in answers:
+            if (answer.key, answer.first_index) not in there:
+                folder.append("completions", answer)
 
 
 def forget_evaluation(run: Path) -> None:
@@ -102,7 +115,7 @@ def forget_evaluation(run: Path) -> None:
 
 def table(runs: Path) -> Iterator[str]:
     """Yield the lines of the table."""
-    yield "| Choice by | Pairs | Held-out accuracy | Success | Against the full method | Gap closed |"
+    yield "| Choice by | Pairs learned from | Held-out accuracy | Success | Against the full method | Gap closed |"
     yield "|---|---|---|---|---|---|"
     full = rewards(runs / FULL.replace(" ", "-"))
     metrics = None
@@ -115,7 +128,7 @@ def table(runs: Path) -> Iterator[str]:
         difference = None if name == FULL else mean(found[task] - full[task] for task in full)
         cells = [
             name,
-            str(sum(metrics.data.pairs.values()) or ""),
+            learned(runs / name.replace(" ", "-")),
             share(judge.accuracy if judge else None),
             share(best.success),
             share(difference, sign="+"),
@@ -125,6 +138,12 @@ def table(runs: Path) -> Iterator[str]:
     assert metrics is not None
     for name in ("sampling", "oracle"):
         yield f"| {name} | | | {share(metrics.planners[name].success)} | | |"
+
+
+def learned(run: Path) -> str:
+    """Return how many pairs a reward model learned from, as its card says; nothing where none was trained."""
+    card = run / "reward_model" / "README.md"
+    return re.findall(r"(\d+) preference pairs to learn from", card.read_text("utf-8"))[0] if card.exists() else ""
 
 
 def rewards(run: Path) -> dict[str, float]:
