@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -208,6 +209,8 @@ class Workshop(Judging):
             "evaluate",
             # Not the path of the run's own: a run folder may be moved.
             reward_model=reward_model,
+            # Another one may have taken its place since.
+            calibration=self._calibration_digest(reward_model),
             objective=None if objective is None else str(objective),
         )
         stages = {f"evaluate {label(planner)}": planner for planner in planners}
@@ -258,10 +261,8 @@ class Workshop(Judging):
 
         The terms of an objective are points of the score, so it means the same.
         """
-        if place is not None and (is_address(place) or place in UNTRAINED):
-            return judge
-        file = (self.run.path / REWARD_MODEL_FOLDER if place is None else Path(place)) / CALIBRATION_FILE
-        if not file.is_file():
+        file = self._calibration_file(place)
+        if file is None:
             return judge
         try:
             calibration = Calibration.model_validate_json(file.read_bytes())
@@ -270,6 +271,18 @@ class Workshop(Judging):
         for sentence in (*ablations(calibration.labelled_by), *self._learned_from(calibration.source_task_ids)):
             self.console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
         return Calibrated(judge, calibration)
+
+    def _calibration_file(self, place: str | None) -> Path | None:
+        """Return where it stands what the scores of a reward model mean, if it does."""
+        if place is not None and (is_address(place) or place in UNTRAINED):
+            return None
+        file = (self.run.path / REWARD_MODEL_FOLDER if place is None else Path(place)) / CALIBRATION_FILE
+        return file if file.is_file() else None
+
+    def _calibration_digest(self, place: str | None) -> str | None:
+        """Return what tells a trained reward model from others, as it is fitted to what the model says of its pairs."""
+        file = self._calibration_file(place)
+        return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
     def _learned_from(self, source_task_ids: Collection[str]) -> Iterator[str]:
         """Say how many evaluation tasks a reward model was made of, if any."""

@@ -241,6 +241,17 @@ def test_ctrl_c_and_being_told_to_end_end_with_130_and_say_how_to_go_on(told, in
     assert sentence(stderr) == "Interrupted; what was finished is stored. Run the same command again to go on."
 
 
+def test_searches_of_two_reward_models_do_not_mix(tmp_path, finished):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    calibration = run / "reward_model" / "calibration.json"
+    fitted = json.loads(calibration.read_text())
+    calibration.write_text(json.dumps(fitted | {"slope": fitted["slope"] / 2}))
+    said = sentence(armap("evaluate", "--n", 10, "--tasks", 40, "--run", run, code=2).stderr)
+    assert "'evaluate'" in said
+    assert "began with other settings (calibration" in said
+
+
 def test_a_run_folder_can_be_moved_and_goes_on_at_its_new_place(tmp_path, finished):
     moved = tmp_path / "elsewhere" / "run"
     shutil.copytree(finished, moved)
