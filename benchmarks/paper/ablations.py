@@ -24,8 +24,8 @@ from tables import armap, share
 
 from armap.pipeline.intervals import mean
 from armap.pipeline.outcomes import answer_reward
-from armap.store import RunFolder
-from armap.types import JudgeReport, LedgerEntry, Metrics, SearchResult
+from armap.store import LedgerEntry, RunFolder
+from armap.types import JudgeReport, Metrics, SearchResult
 
 
 class Variant(NamedTuple):
