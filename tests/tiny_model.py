@@ -21,9 +21,13 @@ from transformers import (
     BloomForCausalLM,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
+    GraniteConfig,
+    GraniteForCausalLM,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -90,6 +94,20 @@ def make_tiny_windowed_model(folder: Path, *, window: int) -> str:
     ids = _write_tokenizer(folder, WORDS)
     config = MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=window, **_vocabulary(ids))
     return _write(MistralForCausalLM, config, folder, 0)
+
+
+def make_tiny_scaled_model(folder: Path) -> str:
+    """Write a Granite, which divides its logits."""
+    ids = _write_tokenizer(folder, WORDS)
+    config = GraniteConfig(**SIZES, num_key_value_heads=2, logits_scaling=8.0, **_vocabulary(ids))
+    return _write(GraniteForCausalLM, config, folder, 0)
+
+
+def make_tiny_capped_model(folder: Path) -> str:
+    """Write a Gemma 2, which bends its logits so that none is large."""
+    ids = _write_tokenizer(folder, WORDS)
+    config = Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, **_vocabulary(ids))
+    return _write(Gemma2ForCausalLM, config, folder, 0)
 
 
 def make_tiny_alibi_model(folder: Path) -> str:

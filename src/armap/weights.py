@@ -188,11 +188,16 @@ def new_scorer(model: str, *, layers: int | None, seed: int, dtype: str) -> Scor
     config = _with_one_label(config, layers, files.name)
     with torch.random.fork_rng():
         torch.manual_seed(stable_hash("head", seed))
-        network = {"causal": _new_causal, "encoder": _new_encoder, "vision": _new_vision}[kind(config)](model, config)
-    try:
-        processor = load(model).tokenizer if kind(config) == "causal" else _load_processor(files.source, config)
-    except (OSError, ValueError) as error:
-        raise _unloadable(model, error) from error
+        if kind(config) == "causal":
+            # A GGUF file is shared with whoever acts by it; of a larger model a second copy would stay for nothing.
+            local = load(model) if files.gguf_file else load.__wrapped__(model)
+            network, processor = _new_causal(local, config), local.tokenizer
+        else:
+            network = (_new_encoder if kind(config) == "encoder" else _new_vision)(model, config)
+            try:
+                processor = _load_processor(files.source, config)
+            except (OSError, ValueError) as error:
+                raise _unloadable(model, error) from error
     return _ready(Scorer(f"{files.name}, {_text(config).num_hidden_layers} layers", processor, network), dtype)
 
 
@@ -387,8 +392,7 @@ def _with_one_label(config: Any, layers: int | None, name: str) -> Any:  # noqa:
     return config
 
 
-def _new_causal(model: str, config: Any) -> Any:  # noqa: ANN401
-    local = load(model)
+def _new_causal(local: LocalModel, config: Any) -> Any:  # noqa: ANN401
     network = scorer_class(config)(config)
     lacking, _ = network.base_model.load_state_dict(local.network.base_model.state_dict(), strict=False)
     if lacking:

@@ -16,7 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from armap.errors import ConfigError, LLMError  # noqa: E402
 from armap.llms.local import LocalLLM  # noqa: E402
 from armap.types import Completion, Message, SamplingParams  # noqa: E402
-from tiny_model import END, WORDS, make_tiny_model  # noqa: E402
+from tiny_model import (  # noqa: E402
+    END,
+    WORDS,
+    make_tiny_capped_model,
+    make_tiny_model,
+    make_tiny_scaled_model,
+    make_tiny_windowed_model,
+)
 
 ASK = [Message(role="system", content="You hold the cube ."), Message(role="user", content="On the shelf : red ball")]
 CHOICES = ["take red ball", "take red cube", "take", "leave", "leave with nothing", "Leave", "hold the blue cone"]
@@ -307,6 +314,27 @@ async def test_a_prompt_longer_than_the_model_reads_is_an_error_of_this_request_
         await llm.generate([Message(role="user", content="red " * 30)], n=1, sampling=DRAW)
     assert not caught.value.retryable
     assert len(await llm.generate([Message(role="user", content="red")], n=1, sampling=DRAW)) == 1
+
+
+async def test_a_model_that_scales_its_logits_is_drawn_from_as_it_would_write(tmp_path):
+    model = make_tiny_scaled_model(tmp_path)
+    plain, llm = Plain(model), LocalLLM(model)
+    for choice in CHOICES:
+        (alone,) = await llm.generate(ASK, n=1, sampling=DRAW, choices=[choice])
+        assert math.log(alone.choice_mass) == pytest.approx(plain.log_prob(ASK, choice), abs=1e-5)
+    (written,) = await llm.generate(ASK, n=1, sampling=GREEDY)
+    assert written.text == plain.greedy(ASK, 12)
+
+
+async def test_no_prompt_is_read_with_layers_that_would_see_a_part_of_it_only(tmp_path):
+    llm = LocalLLM(make_tiny_windowed_model(tmp_path, window=8))
+    with pytest.raises(LLMError, match=r"reads at most 8"):
+        await llm.generate(ASK, n=1, sampling=SamplingParams())
+
+
+def test_a_model_that_bends_its_logits_is_left_to_a_server(tmp_path):
+    with pytest.raises(ConfigError, match=r"makes its logits in a way of its own; .* --base-url"):
+        LocalLLM(make_tiny_capped_model(tmp_path))
 
 
 def test_a_model_that_is_no_chat_model_is_refused(tmp_path):

@@ -142,6 +142,18 @@ async def test_a_kill_before_the_last_rename_leaves_no_half_model(tmp_path):
     assert there == ["README.md", "calibration.json", "linear.npy"]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_checkpoints_are_there_until_the_model_is(tmp_path, killed):
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    if killed:
+        (tmp_path / "reward_model").mkdir()
+    seen = []
+    with run_folder(tmp_path) as run:
+        await run_train(run, on_point=lambda _: seen.append((tmp_path / "checkpoints").exists()))
+    assert all(seen)
+    assert not [path for path in tmp_path.iterdir() if "checkpoints" in path.name]
+
+
 async def test_what_scores_mean_is_fitted_to_the_held_out_pairs_and_stands_beside_the_model(tmp_path):
     with run_folder(tmp_path) as run:
         await run_train(run)

@@ -271,9 +271,12 @@ def test_a_fit_leaves_the_shared_backbone_as_it_was(backbone, tmp_path):
     assert TransformerRewardModel.from_backbone(backbone, seed=1).score_blocking(sides(HELDOUT[:5])) == fresh
 
 
-def test_nothing_is_left_of_the_checkpoint(backbone, tmp_path):
-    fit(backbone, tmp_path, QUICK, PAIRS[:12])
-    assert list(tmp_path.iterdir()) == []
+def test_a_fit_that_was_not_put_away_comes_to_the_same_without_a_step(backbone, tmp_path):
+    model, points = fit(backbone, tmp_path, QUICK, PAIRS[:12])
+    again, further = fit(backbone, tmp_path, QUICK, PAIRS[:12])
+    assert points
+    assert further == []
+    assert again.score_blocking(sides(HELDOUT)) == model.score_blocking(sides(HELDOUT))
 
 
 # Killing and going on

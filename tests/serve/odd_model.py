@@ -1,8 +1,8 @@
 """A reward model that does what the task tells it to, served by a process of its own.
 
 The task is a list of `name=value`: `say` is the score, `wait` the seconds that the whole batch takes, `fail` makes it
-fail, `break` is a bug, `tokens` is how many it reads. To the score it adds the red in the last picture, from 0 to 1.
-It reads at most 100 tokens, and texts as if they were tasks.
+fail, `break` is a bug, `stumble` one that shows while tokens are counted, `tokens` is how many it reads. To the score
+it adds the red in the last picture, from 0 to 1. It reads at most 100 tokens, and texts as if they were tasks.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ class OddRewardModel:
         self._images = images
 
     def token_ids(self, trajectory: Trajectory | str, /) -> list[int]:
+        if "stumble" in orders(trajectory):
+            raise ZeroDivisionError("/a/secret/path")
         count = int(orders(trajectory).get("tokens", 7))
         if count > 100:
             raise RewardModelError("/a/secret/path reads at most 100 tokens")

@@ -196,7 +196,7 @@ def test_what_the_reward_model_cannot_read_is_too_long_and_harms_nobody_else(cli
     assert client.post("/classify", json={"input": "tokens=100"}).status_code == 200
 
 
-@pytest.mark.parametrize("text", ["say=nan", "say=inf", "say=-inf", "fail=1", "break=1"])
+@pytest.mark.parametrize("text", ["say=nan", "say=inf", "say=-inf", "fail=1", "break=1", "stumble=1"])
 def test_a_score_that_is_no_number_is_an_error_and_never_in_an_answer(client, text):
     answer = client.post("/classify", json={"input": ["say=1", text]})
     assert (answer.status_code, error(answer)) == (500, "The reward model gave no finite score.")
@@ -208,7 +208,7 @@ def test_a_text_without_tokens_is_refused(client):
 
 
 async def test_whoever_spoils_a_batch_spoils_only_their_own(address):
-    texts = ["wait=0.2", *["say=1", "say=nan", "say=2", "fail=1", "say=3", "break=1", "tokens=999"] * 6]
+    texts = ["wait=0.2", *["say=1", "say=nan", "say=2", "fail=1", "say=3", "break=1", "stumble=1", "tokens=999"] * 6]
     async with httpx.AsyncClient(base_url=address, timeout=60) as client:
         answers = await asyncio.gather(*(client.post("/classify", json={"input": text}) for text in texts))
     for text, answer in zip(texts, answers, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,7 @@ class LocalLLM:
         model: what `armap.weights.locate` accepts.
 
     Raises:
-        ConfigError: the model cannot be loaded, or is no chat model.
+        ConfigError: the model cannot be loaded, is no chat model, or makes its logits in a way of its own.
     """
 
     def __init__(self, model: str = weights.EMBEDDED) -> None:
@@ -76,6 +77,7 @@ class LocalLLM:
         self._body: Any = local.network.base_model
         self._cache_argument = weights.cache_argument(self._body)
         self._unembed: Any = local.network.get_output_embeddings()
+        self._logit_scale = _logit_scale(local)
         self._end = _end_of_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()
@@ -140,7 +142,7 @@ class LocalLLM:
             computed += len(tree)
             with torch.inference_mode():
                 # Row 0 stands behind the prompt, row i + 1 behind token i of the tree.
-                after = torch.log_softmax(self._unembed(torch.cat([prompt.last_hidden[None], hidden])), -1)
+                after = torch.log_softmax(self._logits(torch.cat([prompt.last_hidden[None], hidden])), -1)
             parents = torch.tensor(tree.parents) + 1
             token_log_probs = after[parents, torch.tensor(tree.tokens)].tolist()
             so_far: list[float] = []
@@ -158,7 +160,7 @@ class LocalLLM:
         rngs = [rng_for("write", sampling.seed, i, _said(messages)) for i in range(n)]
         answers = [_Answer(sampling.stop, self._tokenizer) for _ in range(n)]
         with torch.inference_mode():
-            logits = self._unembed(prompt.last_hidden).expand(n, -1)
+            logits = self._logits(prompt.last_hidden).expand(n, -1)
             cache, owners = prompt.cache, np.zeros(0, dtype=np.int64)
             writing = list(range(n))
             for step in range(sampling.max_tokens):
@@ -175,7 +177,7 @@ class LocalLLM:
                 seen = owners[None, :] == np.array(writing)[:, None]
                 positions = [len(prompt_ids) + step] * len(writing)
                 hidden, cache = self._forward([token for _, token in kept], positions, seen, cache)
-                logits = self._unembed(hidden)
+                logits = self._logits(hidden)
         usage = Usage(
             calls=1,
             prompt_tokens=len(prompt_ids),
@@ -184,6 +186,10 @@ class LocalLLM:
         )
         return [Completion(text=answer.text, usage=usage if i == 0 else Usage()) for i, answer in enumerate(answers)]
 
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._unembed(hidden)
+        return logits if self._logit_scale == 1 else logits * self._logit_scale
+
     def _encode(self, messages: tuple[Message, ...]) -> list[int]:
         """Return the prompt as token ids, up to where the assistant's turn begins."""
         text = self._tokenizer.apply_chat_template(
@@ -191,6 +197,9 @@ class LocalLLM:
         )
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         limit = self._body.config.max_position_embeddings
+        if weights.attends_to_part(self._body.config, len(ids)):
+            # Further back some layers would not look, but ours do.
+            limit = min(limit, self._body.config.sliding_window)
         if len(ids) > limit:
             raise LLMError(f"The prompt has {len(ids)} tokens, but {self.name} reads at most {limit}.")
         return ids
@@ -290,6 +299,25 @@ class _Answer:
 
 def _said(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in messages]
+
+
+def _logit_scale(local: weights.LocalModel) -> float:
+    """Return by what the network multiplies what its last layer says to make logits of it.
+
+    Raises:
+        ConfigError: it does something else with it, or remembers something else than keys and values.
+    """
+    own = f"of its own; let a server such as vLLM or llama.cpp run {local.name}, and give its address with --base-url."
+    if weights.attends_to_part(local.network.base_model.config, 1):
+        raise ConfigError(f"{local.name} attends in a way {own}")
+    ids = torch.tensor([[1, 2, 3, 4]], device=local.network.device)
+    with torch.inference_mode():
+        plain = local.network.get_output_embeddings()(local.network.base_model(input_ids=ids).last_hidden_state)
+        usual = local.network(input_ids=ids).logits
+    scale = float((usual * plain).sum() / plain.square().sum())
+    if not torch.allclose(usual, plain * scale, rtol=0.01, atol=0.001 * float(usual.abs().max())):
+        raise ConfigError(f"{local.name} makes its logits in a way {own}")
+    return 1.0 if math.isclose(scale, 1.0, rel_tol=0.001) else scale
 
 
 def _end_of_turn(local: weights.LocalModel) -> int:

@@ -12,6 +12,7 @@ from armap.pipeline.beginnings import unfinished_pairs
 from armap.pipeline.model_card import MadeFrom, model_card
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
+from armap.rewards.fit_settings import CHECKPOINT_FOLDER
 from armap.seeds import rng_for
 from armap.store import RunFolder
 from armap.types import HeldoutScore, PreferencePair, TrainingPoint
@@ -104,6 +105,7 @@ async def train(
     folder = run.path / REWARD_MODEL_FOLDER
     training, heldout = _read_split(run, heldout_share, train_share, seed)
     if folder.exists():
+        _forget_checkpoints(run)
         return None
     logged = max((point.step for point in run.read("training", TrainingPoint)), default=0)
 
@@ -130,6 +132,7 @@ async def train(
     (draft / "README.md").write_text(card, encoding="utf-8")
     # Last of all, so that whoever finds the folder finds everything.
     draft.rename(folder)
+    _forget_checkpoints(run)
     return model
 
 
@@ -149,6 +152,16 @@ async def help_train(
         fit(
             _with_beginnings(training, unfinished, seed), _with_beginnings(heldout, unfinished, seed), on_point=on_point
         )
+
+
+def _forget_checkpoints(run: RunFolder) -> None:
+    """Remove the checkpoints of a fit, once what came of it is safe."""
+    there, gone = run.path / CHECKPOINT_FOLDER, run.path / f".{CHECKPOINT_FOLDER}.gone"
+    shutil.rmtree(gone, ignore_errors=True)
+    if there.exists():
+        # Under another name first: half a checkpoint is never to be taken for a whole one.
+        there.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _read_split(

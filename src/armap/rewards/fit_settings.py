@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from armap.types import Record
 from armap.weights import EMBEDDED
 
+CHECKPOINT_FOLDER = "checkpoints"
+"""Where in a run folder the checkpoints of a fit lie."""
 PAPER_BACKBONE = "Efficient-Large-Model/VILA1.5-3b"
 """Repository on the Hugging Face Hub. Source: ARMAP, reward model."""
 
@@ -83,7 +85,8 @@ class FitSettings(Record):
     """Layers of the backbone that are kept, from the bottom; None keeps all. Embedded backbone: 12."""
     max_tokens: int = Field(default=4096, gt=0)
     """Longest trajectory, in tokens. Of a longer one observations are shortened, the earlier ones first and the final
-    one last; the instruction and the actions are whole. Embedded backbone: 512."""
+    one last; the instruction and the actions are whole, but if these alone are longer, earlier steps are left out.
+    Embedded backbone: 512."""
     pooling: Literal["last", "mean"] = "last"
     """Where the score is read. `mean`, the mean of the scores at all tokens, is an ablation."""
     epochs: int = Field(default=1, gt=0)

@@ -16,13 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import logsigmoid, softplus
 
 from armap import weights
-from armap.rewards.fit_settings import FitSettings
+from armap.rewards.fit_settings import CHECKPOINT_FOLDER, FitSettings
 from armap.rewards.rendering import TrajectoryTree
 from armap.rewards.transformer import TransformerRewardModel
 from armap.seeds import rng_for
 from armap.types import PreferencePair, TrainingPoint
 
-_CHECKPOINTS, _TRAINED = "checkpoints", "trained.pt"
+_TRAINED = "trained.pt"
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 _Place = tuple[int, int]
 """A tree, and which of its sequences."""
@@ -97,7 +97,8 @@ class TransformerFit:
         heldout: what decides when to stop and which weights are kept.
         settings: how.
         seed: decides the order of the pairs and the start of LoRA.
-        folder: where checkpoints are kept while the fit runs; all processes must see it.
+        folder: where checkpoints are kept, in `CHECKPOINT_FOLDER`; all processes must see it. They stay there until
+            whoever started the fit has put away what came of it.
         tracker: where the curve goes beside `on_point`, as accelerate names it, such as `trackio`; None for nowhere.
     """
 
@@ -117,7 +118,7 @@ class TransformerFit:
         self._heldout = heldout
         self._settings = settings
         self._seed = seed
-        self._folder = folder / _CHECKPOINTS
+        self._folder = folder / CHECKPOINT_FOLDER
         # What sees has layers that no score depends on, and passes without pictures do not use it at all.
         unused = [DistributedDataParallelKwargs(find_unused_parameters=True)] if settings.train_vision else []
         self._accelerator = Accelerator(log_with=tracker, project_dir=folder, kwargs_handlers=unused)
@@ -300,7 +301,7 @@ class TransformerFit:
                 weight.copy_(values[name])
 
     def _finish(self) -> None:
-        """Make one whole network of what was trained, and forget the checkpoints."""
+        """Make one whole network of what was trained."""
         if self._accelerator.distributed_type in _SHARDED:
             state = self._accelerator.get_state_dict(self._scores)
             if self._whole is not None:
@@ -318,8 +319,6 @@ class TransformerFit:
         for tracker in self._accelerator.trackers:
             tracker.finish()
         self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _Progress:

@@ -100,8 +100,7 @@ class HTTPRewardModel:
             ConfigError: nobody has ever answered there, or there are pictures to send and no folder to read them from.
             DataError: a picture is missing.
         """
-        bodies = [self._body(trajectory) for trajectory in trajectories]
-        return await together(map(self._ask, bodies))
+        return await together(map(self._ask, trajectories))
 
     async def close(self) -> None:
         """Close the connections; the server cannot be asked again."""
@@ -127,7 +126,12 @@ class HTTPRewardModel:
         parts += [{"type": "text", "text": text} for text in turn.texts]
         return parts
 
-    async def _ask(self, body: bytes) -> float:
+    async def _ask(self, trajectory: Trajectory) -> float:
+        # With its pictures it may be large, so none is made before its turn.
+        async with self._slots:
+            return await self._sent(self._body(trajectory))
+
+    async def _sent(self, body: bytes) -> float:
         last: _AttemptError | None = None
 
         async def attempt() -> float:
@@ -145,7 +149,7 @@ class HTTPRewardModel:
             reraise=True,
         )
         try:
-            async with self._slots, asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._patience_s):
                 return await retrying(attempt)
         except TimeoutError:
             said = f"; the last attempt brought {last}" if last else ""

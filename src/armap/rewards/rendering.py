@@ -26,6 +26,8 @@ CLOSING_QUESTION = "Was the task done?"
 wording is another; any fixed one serves a model that is trained with it."""
 _SAID_ABOVE = "(the task)"
 """Stands for an instruction that an observation repeats, if that is shorter."""
+_STEPS_LEFT_OUT = "(steps left out:"
+"""Begins the line that says how many."""
 
 _OBSERVATION_CHARS = (None, 1600, 800, 400, 200, 100, 50, 0)
 """How much of an observation is kept, tried in this order until a trajectory fits: of the earlier ones first, then of
@@ -138,6 +140,7 @@ class Reader:
         tokenizer: the transformers tokenizer.
         count: trajectories read until now, once per time.
         shortened: those among them that were longer than the limit.
+        without_steps: those of the latter of which whole steps were left out, as their actions alone were too long.
         images: pictures read until now.
         images_left_out: pictures beyond the limits, the earlier ones of a trajectory.
         images_ignored: pictures that a reward model without eyes did not read.
@@ -152,7 +155,7 @@ class Reader:
         max_images: int | None,
         eyes: Eyes | None,
     ) -> None:
-        self.count = self.shortened = 0
+        self.count = self.shortened = self.without_steps = 0
         self.images = self.images_left_out = self.images_ignored = 0
         self._name = name
         self.tokenizer = tokenizer
@@ -185,6 +188,8 @@ class Reader:
         found = {
             f"{self.shortened} of {self.count} trajectories were longer than {self._max_tokens} tokens; their earlier "
             "observations were shortened. --max-tokens of `armap train` sets the limit.": self.shortened,
+            f"Of {self.without_steps} of these whole steps were left out, since what the agent did and said alone was "
+            "too long: what differs there was not read at all.": self.without_steps,
             f"{self.images_left_out} of {self.images_left_out + self.images} pictures, the earlier ones of their "
             "trajectories, were left out to stay within the limits.": self.images_left_out,
             f"{self.images_ignored} pictures were ignored, as {self._name} reads text only.": self.images_ignored,
@@ -208,11 +213,18 @@ class Reader:
         hidden = _images_in(trajectory) - shown
         self.count += 1
         self.shortened += shortened
+        self.without_steps += _leaves_out_steps(rendering)
         self.images += shown
         if self._eyes:
             self.images_left_out += hidden
         else:
             self.images_ignored += hidden
+
+
+def _leaves_out_steps(rendering: Pieces) -> bool:
+    """Say whether a rendering is one of those that begin with how many steps were left out."""
+    first = rendering[0]
+    return isinstance(first, str) and f"\n{_STEPS_LEFT_OUT} " in first
 
 
 def render(trajectory: Trajectory) -> str:
@@ -234,7 +246,7 @@ def pieces(trajectory: Trajectory, limits: Limits = _WHOLE) -> Pieces:
     said = trajectory.task.instruction
     lines: list[str | ImageRef] = [f"Task: {said}"]
     if hidden:
-        lines.append(f"(steps left out: {hidden})")
+        lines.append(f"{_STEPS_LEFT_OUT} {hidden})")
     for i, observation in enumerate(observations[hidden:], hidden):
         if i in shown and observation.image is not None:
             lines.append(observation.image)

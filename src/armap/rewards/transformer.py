@@ -234,8 +234,10 @@ class TransformerRewardModel:
         return [*self.reader.remarks(), *([saved] if self.avoided_tokens > 0 else [])]
 
     def forget(self) -> None:
-        """Forget what is kept of earlier calls to `score`, as must be done when weights have changed."""
+        """Forget what is kept of earlier calls, as must be done when weights or their precision have changed."""
         self._kept.clear()
+        if self._eyes:
+            self._eyes.forget()
 
     def save(self, folder: Path) -> None:
         """Write the model in the Hugging Face layout."""
@@ -297,6 +299,8 @@ class TransformerRewardModel:
 
     def _grow(self, kept: _Kept, waiting: Sequence[int], found: list[float]) -> int:
         """Compute and count a tree's new tokens, and put the scores of its last sequences into `found`."""
+        if not waiting:
+            return 0
         tree, start = kept.tree, len(kept.scores)
         positions = self._positions([[tree]])
         for begin in range(start, len(tree), _PASS_TOKENS):
@@ -322,7 +326,9 @@ class TransformerRewardModel:
 
     def _judged(self, hidden: torch.Tensor) -> torch.Tensor:
         judge = weights.head(self.network)
-        scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
+        # Not in mixed precision: with 8 bits after the point a score would hardly tell good from better.
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: torch.Tensor = judge(hidden.to(judge.weight.dtype)).squeeze(-1)
         return scores.float()
 
     def _read_out(self, said: torch.Tensor, tree: TrajectoryTree, ends: Sequence[int]) -> torch.Tensor:
@@ -526,6 +532,10 @@ class _Eyes:
             while sum(one.shape[1] for one in self._features.values()) > _KEPT_IMAGE_TOKENS:
                 self._features.popitem(last=False)
         return features
+
+    def forget(self) -> None:
+        """Forget what was seen."""
+        self._features.clear()
 
     def _look(self, prepared: dict[str, torch.Tensor]) -> torch.Tensor:
         text = ("input_ids", "attention_mask", "mm_token_type_ids")

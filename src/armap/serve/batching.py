@@ -178,7 +178,16 @@ class Batcher:
         started = loop.time()
         readable: list[_Asked] = []
         counts: list[int] = []
-        for one, count in zip(batch, await asyncio.to_thread(self._token_counts, batch), strict=True):
+        for one in batch:
+            if one.answer.done():
+                # Whoever asked has gone, and the pictures with them.
+                continue
+            counting = asyncio.create_task(asyncio.to_thread(self._token_count, one.what))
+            await asyncio.wait([counting])
+            if (failure := counting.exception()) is not None:
+                _settle(one.answer, _no_score(failure))
+                continue
+            count = counting.result()
             if not count:
                 _settle(one.answer, TooLongError() if count is None else NothingToReadError())
                 continue
@@ -200,9 +209,7 @@ class Batcher:
             for one, score, count in zip(batch, work.result(), counts, strict=True):
                 _settle(one.answer, Scored(score, count))
         elif len(batch) == 1:
-            nothing = NoScoreError()
-            nothing.__cause__ = failure
-            _settle(batch[0].answer, nothing)
+            _settle(batch[0].answer, _no_score(failure))
         else:
             for one, count in zip(batch, counts, strict=True):
                 if not one.answer.done():
@@ -215,17 +222,20 @@ class Batcher:
             raise RewardModelError(f"{len(asked)} trajectories have the scores {scores}")
         return scores
 
-    def _token_counts(self, batch: Sequence[_Asked]) -> list[int | None]:
-        """Return how many tokens each has: None for more than can be read, 1 where no tokens are read."""
-        return [self._token_count(one.what) for one in batch]
-
     def _token_count(self, what: Trajectory | str) -> int | None:
+        """Return how many tokens something has: None for more than can be read, 1 where no tokens are read."""
         if not isinstance(self._model, ReadsTexts):
             return 1
         try:
             return len(self._model.token_ids(what))
         except RewardModelError:
             return None
+
+
+def _no_score(failure: BaseException) -> NoScoreError:
+    nothing = NoScoreError()
+    nothing.__cause__ = failure
+    return nothing
 
 
 def _settle(answer: asyncio.Future[T], found: T | BaseException) -> None:

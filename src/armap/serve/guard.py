@@ -62,7 +62,8 @@ class Guard:
             )
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         equal = hmac.compare_digest(sha256(shown.strip().encode()).digest(), self._token)
-        if request.url.path == "/health" or (equal and scheme.lower() == "bearer"):
+        # Not of the address, a part of which the client says.
+        if request.scope["path"] == "/health" or (equal and scheme.lower() == "bearer"):
             return None
         response = error_response(HTTPStatus.UNAUTHORIZED, "The token is missing or wrong.")
         response.headers["WWW-Authenticate"] = "Bearer"
