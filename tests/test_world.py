@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armap.canonical import name_of
 from armap.engines.local import each
 from armap.envs import game24, toy
 from armap.envs.game24 import Game24
@@ -24,7 +25,7 @@ from armap.protocols import StepResult
 from armap.types import Action, History, Observation, Task
 from armap.world import LiveWorld, WorldStatistics
 from processes import assert_ends, number_in
-from unruly import Basket, FickleSaving, Forgetful, Impossible, Unruly
+from unruly import Basket, Doors, FickleSaving, Forgetful, Impossible, Unruly
 
 
 class Site:
@@ -261,6 +262,28 @@ async def test_a_saved_state_is_restored_without_a_step():
     assert world.statistics == WorldStatistics(
         executed_steps=6, replayed_steps=0, restored_snapshots=3, divergences=0, replaced_environments=0
     )
+
+
+async def test_what_is_one_thing_under_two_names_is_one_thing_after_going_back():
+    world = LiveWorld(Doors, environments=1)
+    start = await world.start(place())
+    opened = [await go(world, start, action) for action in ("open", "push")]
+    assert {history.observation.text for history in opened} == {"The red door is open."}
+    assert world.statistics.restored_snapshots == 1
+
+
+async def test_what_contains_itself_has_no_name_and_stops_nobody():
+    room: dict[str, object] = {}
+    room["neighbours"] = [room]
+    assert name_of(room) is None
+    a, b = Neighbour(), Neighbour()
+    a.near, b.near = {b}, {a}
+    assert name_of(a) is None
+    assert name_of({"a": {1, 2}}) == name_of({"a": {2, 1}}) != name_of({"a": [1, 2]})
+
+
+class Neighbour:
+    near: "set[Neighbour]"
 
 
 THINGS = ("a red apple", "a pear", "two plums", "figs", "a red fig")

@@ -1,5 +1,6 @@
 """Environments for tests of worker processes, which import this file and so must not find pytest in it."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -169,6 +170,35 @@ class Basket:
     def restore(self, snapshot: object) -> None:
         assert isinstance(snapshot, dict)
         self.held = snapshot["held"]
+
+    def close(self) -> None:
+        pass
+
+
+class Doors:
+    """Has two names for one door, and saves both."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, list[bool]] = {}
+
+    def reset(self, task: Task) -> Observation:
+        door = [False]
+        self.state = {"the red door": door, "what is ahead": door}
+        return self.seen()
+
+    def step(self, action: str) -> StepResult:
+        self.state["what is ahead"][0] = True
+        return StepResult(self.seen(), 0.0, False, False)
+
+    def seen(self) -> Observation:
+        return Observation(text=f"The red door is {'open' if self.state['the red door'][0] else 'closed'}.")
+
+    def snapshot(self) -> object:
+        return copy.deepcopy(self.state)
+
+    def restore(self, snapshot: object) -> None:
+        assert isinstance(snapshot, dict)
+        self.state = snapshot
 
     def close(self) -> None:
         pass

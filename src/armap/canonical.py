@@ -1,51 +1,38 @@
-"""Values as bytes: the same bytes whenever the values are equal, whatever led to them and in whichever process."""
+"""Names of values: the same for equal values, whatever led to them and in whichever process."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from io import BytesIO
 
 
-def pickled(value: object) -> bytes:
-    """Return a value, of anything that pickle can write, as bytes that say nothing of how it came about.
+def name_of(value: object) -> str | None:
+    """Return a name of a value of anything that pickle can write, or None if some part of it contains itself.
 
-    A plain pickle also tells which of its parts are one object, and has sets in the order of this process.
+    A plain pickle would not do: it also tells which parts are one object, and has sets in the order of this process.
+    Dictionaries that are filled in another order have other names, as whoever goes through them may go on otherwise.
     """
     try:
-        return _Pickler.dumps(value, alike=True)
-    except ValueError:
-        # Something contains itself.
-        return _Pickler.dumps(value, alike=False)
+        return hashlib.sha256(_written(value)).hexdigest()
+    except (ValueError, RecursionError):
+        return None
 
 
-def unpickled(written: bytes) -> object:
-    """Return a value of bytes that `pickled` wrote, in this run."""
-    return _Unpickler(BytesIO(written)).load()
+def _written(value: object) -> bytes:
+    written = BytesIO()
+    pickler = _Pickler(written, pickle.HIGHEST_PROTOCOL)
+    # Parts that are one object are written as if they were only alike.
+    pickler.fast = True
+    pickler.dump(value)
+    return written.getvalue()
 
 
 class _Pickler(pickle.Pickler):
-    """Writes sets in an order of their own."""
-
-    @classmethod
-    def dumps(cls, value: object, *, alike: bool) -> bytes:
-        """Return a value as bytes; parts that are one object as if they were only alike, if so wanted."""
-        written = BytesIO()
-        pickler = cls(written, pickle.HIGHEST_PROTOCOL)
-        pickler.fast = alike
-        pickler.dump(value)
-        return written.getvalue()
+    """Writes sets in an order of their own; what it writes is compared and never read."""
 
     def persistent_id(self, value: object) -> object:
         """Return what is written in place of a set; None for everything else."""
         if type(value) is set or type(value) is frozenset:
-            return type(value), sorted(map(pickled, value))
+            return type(value).__name__, sorted(map(_written, value))
         return None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads what `_Pickler` writes."""
-
-    def persistent_load(self, written: tuple[type[set[object]] | type[frozenset[object]], list[bytes]]) -> object:
-        """Return a set."""
-        kind, members = written
-        return kind(map(unpickled, members))

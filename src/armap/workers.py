@@ -26,7 +26,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
-from armap.canonical import pickled, unpickled
+from armap.canonical import name_of
 from armap.errors import ArmapError, ConfigError, EnvError
 from armap.protocols import ComparesObservations, Environment, Snapshots, StepResult
 from armap.types import Observation, Task
@@ -57,7 +57,9 @@ class Reached(NamedTuple):
     result: StepResult
     """What it answered; of a start, the observation that counts."""
     snapshot: bytes | None
-    """The state, saved, the same bytes whenever it is the same; None where none is saved or the task is over."""
+    """The state, saved; None where the environment saves none or has come to an end."""
+    name: str | None = None
+    """What tells it from other states; None where none is saved, or what is saved has no name."""
 
 
 class Host(Protocol):
@@ -148,7 +150,7 @@ class Inline:
     def restore(self, snapshot: bytes) -> None:
         """Go to a saved state."""
         assert self._saver is not None, "only an environment that saves its state is asked to restore one"
-        self._saver.restore(unpickled(snapshot))
+        self._saver.restore(pickle.loads(snapshot))  # noqa: S301 - written by `_reached`, in this run
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
         """Say whether two observations describe the same state."""
@@ -166,8 +168,9 @@ class Inline:
             raise TypeError(f"an environment must give an Observation, not {type(result.observation).__name__}")
         if self._saver is None or result.terminated or result.truncated:
             return Reached(result, None)
+        saved = self._saver.snapshot()
         # As bytes, so that no later step can change it.
-        return Reached(result, pickled(self._saver.snapshot()))
+        return Reached(result, pickle.dumps(saved), name_of(saved))
 
 
 class Worker:

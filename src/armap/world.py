@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -196,7 +195,8 @@ class LiveWorld:
         if known is None:
             self._running[state] = None
             try:
-                known = _remembered(await self._reach(state, task, history))
+                result, _, name = await self._reach(state, task, history)
+                known = _Known(result, name)
             except EnvError as error:
                 known = (ReplayError if isinstance(error, ReplayError) else EnvError)(str(error))
             finally:
@@ -360,12 +360,6 @@ class _Recent(Generic[T]):
         self._bytes += self._size(state, value)
         while self._bytes > self._limit_bytes:
             self._bytes -= self._size(*self._entries.popitem(last=False))
-
-
-def _remembered(reached: Reached) -> _Known:
-    """Return what is remembered of a state that was reached."""
-    name = None if reached.snapshot is None else hashlib.sha256(reached.snapshot).hexdigest()
-    return _Known(reached.result, name)
 
 
 def _size(state: _State, known: _Known | EnvError) -> int:
