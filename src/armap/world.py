@@ -21,6 +21,8 @@ Ts = TypeVarTuple("Ts")
 
 _INLINE_ENVIRONMENTS = 128
 """Environments alive at once in this process, where nothing else is said."""
+_WORKERS = 16
+"""Most environments alive at once in processes of their own, where nothing else is said; a simulator may be large."""
 _ENTRY_BYTES = 1400
 """About what Python takes for an entry of `_Recent` and its objects, besides texts."""
 
@@ -76,7 +78,8 @@ class LiveWorld:
         make_environment: makes one more environment.
         build: what identifies what it makes, such as its class, version and settings.
         workers: whether every environment runs in a process of its own, or all in this one.
-        environments: how many are alive at once; by default 128 in this process, and one per processor core in workers.
+        environments: how many are alive at once; by default 128 in this process, and in workers one for each processor
+            core that we may use, but 16 at most.
         step_timeout_s: how long a worker may take for a step.
         reset_timeout_s: how long a worker may take to make its environment, and to start a task.
         memory_bytes: about how much the results of actions may take, and the snapshots as much again.
@@ -102,7 +105,7 @@ class LiveWorld:
         if workers:
             made = sendable(make_environment)
             self._make_host = lambda: Worker(made, step_timeout_s=step_timeout_s, reset_timeout_s=reset_timeout_s)
-            self._capacity = environments or os.cpu_count() or 1
+            self._capacity = environments or min(_cores(), _WORKERS)
             self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix="armap-world")
         self._build = build
         self._texts: dict[str, tuple[Task, str]] = {}
@@ -360,6 +363,11 @@ class _Recent(Generic[T]):
         self._bytes += self._size(state, value)
         while self._bytes > self._limit_bytes:
             self._bytes -= self._size(*self._entries.popitem(last=False))
+
+
+def _cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _size(state: _State, known: _Known | EnvError) -> int:

@@ -198,9 +198,12 @@ def test_a_catalogue_of_other_content_is_deleted_when_nobody_opened_it_for_a_day
         (cache / beside).mkdir()
     long_ago = time.time() - unused_h * 3600
     os.utime(old / "catalogue.json", (long_ago, long_ago))
+    unfinished = cache / ".items_shuffle-0123456789abcdef-k1ll3d"
+    unfinished.mkdir()
+    os.utime(unfinished, (long_ago, long_ago))
     official(tmp_path / "data", [RAW | {"name": "Another Table"}])
     open_or_build(tmp_path / "data")
-    assert old.exists() == survives
+    assert old.exists() == unfinished.exists() == survives
     assert len(list(cache.glob("items*"))) == 4 + survives
 
 

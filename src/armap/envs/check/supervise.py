@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from threading import Thread
 from typing import Any, NamedTuple
 
 from armap.envs.check.bench import Bench, Finding, Wrong, shown_text
@@ -222,6 +223,7 @@ def _setting(inquiry: _Inquiry, bench: Bench, what_for: str, recorded: Sequence[
 def _run(sender: Connection, work: Callable[..., None], *arguments: object) -> None:
     # A group of its own, so that what the environment starts can be ended with it.
     os.setsid()
+    Thread(target=_end_with_parent, daemon=True).start()
     # What the environment prints must not mix with what the command prints.
     os.dup2(2, 1)
     try:
@@ -229,6 +231,14 @@ def _run(sender: Connection, work: Callable[..., None], *arguments: object) -> N
         sender.send(_Over())
     except ConfigError as error:
         sender.send(_Refused(str(error)))
+
+
+def _end_with_parent() -> None:
+    """End our process group when the process that started us has ended, however it did."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 # What keeps that process

@@ -355,7 +355,8 @@ def _open_or_build(name: str, key: str, products: Callable[[], Iterable[Product]
 
 def _clear_others(folder: Path, name: str) -> None:
     """Delete what stands beside `folder` under the same name, built of something else, unless it may be in use."""
-    built = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}")
+    # With a dot before it and more behind it, it was begun and not finished.
+    built = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}|\.{re.escape(name)}-[0-9a-f]{{16}}-\w+")
     for other in folder.parent.iterdir():
         # Another process may be deleting the same.
         with suppress(OSError):
@@ -364,7 +365,8 @@ def _clear_others(folder: Path, name: str) -> None:
 
 
 def _unused_s(folder: Path) -> float:
-    return time.time() - (folder / _MANIFEST).stat().st_mtime
+    manifest = folder / _MANIFEST
+    return time.time() - (manifest if manifest.exists() else folder).stat().st_mtime
 
 
 class OfficialFiles(NamedTuple):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -170,8 +172,8 @@ class _Merge:
         ends = np.cumsum(self._frequencies)
         starts = ends - self._frequencies
         total = int(self._frequencies.sum())
-        all_documents = open_memmap(array_path(folder, "documents"), "w+", np.int32, (total,))
-        all_kinds = open_memmap(array_path(folder, "kinds"), "w+", numbers.dtype, (total,))
+        all_documents = _on_disk(array_path(folder, "documents"), np.dtype(np.int32), total)
+        all_kinds = _on_disk(array_path(folder, "kinds"), numbers.dtype, total)
         best = np.zeros(len(ends), numbers.dtype)
         free = starts.copy()
         first = 0
@@ -203,3 +205,17 @@ def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.i
     """Return the numbers from each start on, as many as its size says, one range after the other."""
     before: NDArray[np.int64] = np.cumsum(sizes) - sizes
     return np.arange(sizes.sum()) + np.repeat(starts - before, sizes)
+
+
+def _on_disk(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    """Make a file of an array to be filled.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    made = open_memmap(path, "w+", dtype, (count,))
+    # Without room for it, filling the array would end the process instead of raising an error.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return made
