@@ -46,10 +46,10 @@ VARIANTS: Mapping[str, Variant] = {
     "a twenty-fifth of the data": Variant(train=("--train-share", "0.04")),
     "without verification": Variant(synthesize=("--unverified",)),
     "without hard negatives": Variant(synthesize=("--origin", "other_outcome", "--origin", "altered_action")),
-    "classification target": Variant(train=("--target", "classification")),
     "oracle labels": Variant(synthesize=("--labels", "oracle")),
     "language model asked for a score": Variant(reward_model="prompted"),
     "chance": Variant(reward_model="chance"),
+    "classification target": Variant(train=("--target", "classification")),
 }
 COLLECTED = ("manifest.json", "tasks.jsonl", "trajectories.jsonl")
 
