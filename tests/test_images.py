@@ -40,6 +40,14 @@ def test_a_picture_that_is_missing_or_spoilt_is_named(tmp_path: Path):
         folder.read(image)
 
 
+def test_a_part_of_a_picture_is_made_whole_when_it_comes_again(tmp_path: Path):
+    folder = ImageFolder(tmp_path)
+    image = folder.add(PIXEL)
+    next(tmp_path.rglob("*.png")).write_bytes(PIXEL[:9])
+    folder.add(PIXEL)
+    assert folder.read(image) == PIXEL
+
+
 def test_processes_may_add_the_same_picture_at_once(tmp_path: Path):
     folder = ImageFolder(tmp_path)
     with multiprocessing.get_context("spawn").Pool(2) as pool:

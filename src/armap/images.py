@@ -80,12 +80,16 @@ class ImageFolder:
             raise ValueError("a picture must be the bytes of a PNG file")
         name = hashlib.sha256(png).hexdigest()
         file = self._file(name)
-        if not file.exists():
+        # A crash of the machine may leave a part of one.
+        if not file.exists() or file.stat().st_size != len(png):
             file.parent.mkdir(parents=True, exist_ok=True)
             # Under its own name only once it is whole, so that a kill leaves no torn picture.
             part = file.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(png)
-            part.replace(file)
+            try:
+                part.write_bytes(png)
+                part.replace(file)
+            finally:
+                part.unlink(missing_ok=True)
         width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
         return ImageRef(sha256=name, width_px=width, height_px=height)
 
