@@ -1,6 +1,7 @@
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,3 +168,12 @@ def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
     )
     with pytest.raises(ConfigError, match="lacks the weights"):
         weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+
+
+def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
+    transformers = pytest.importorskip("transformers")
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 128}
+    config = transformers.Phi3Config(**sizes, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors})
+    scorer = weights.Scorer("phi", SimpleNamespace(model_max_length=10**9), SimpleNamespace(config=config))
+    assert weights.longest_text(scorer) == 64

@@ -303,6 +303,10 @@ def longest_text(scorer: Scorer) -> int:
     config = _text(scorer.network.config)
     tokenizer: int = getattr(scorer.processor, "tokenizer", scorer.processor).model_max_length
     longest: int = getattr(config, "max_position_embeddings", tokenizer)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        # One token further back, all positions of a pass would be read otherwise, those of its neighbours too.
+        longest = min(longest, rope.get("original_max_position_embeddings") or longest)
     # Of an encoder's positions some are not for tokens, which only its tokenizer knows.
     return min(longest, tokenizer) if kind(config) == "encoder" else longest
 
