@@ -172,8 +172,13 @@ def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
 
 def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
     transformers = pytest.importorskip("transformers")
-    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 128}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    sizes = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "original_max_position_embeddings": 64,
+    }
     config = transformers.Phi3Config(**sizes, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors})
     scorer = weights.Scorer("phi", SimpleNamespace(model_max_length=10**9), SimpleNamespace(config=config))
     assert weights.longest_text(scorer) == 64
