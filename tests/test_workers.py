@@ -305,7 +305,7 @@ def test_no_worker_and_no_child_of_one_outlives_us_however_we_end(tmp_path, endi
         pids = [number_in(parent.stdout.readline()) for _ in range(3)]
         assert all(map(runs, pids))
         parent.send_signal(ending)
-        assert parent.wait(30) != 0
+        assert parent.wait(120) != 0
         assert_ends(*pids)
 
 

@@ -313,7 +313,7 @@ class TransformerFit:
             # Whoever prepares a network for mixed precision also gets it back as it was.
             self._accelerator.unwrap_model(self._scores, keep_fp32_wrapper=False)
             _merge(self._model.network)
-        self._model.forget()
+        self._model.forget(pictures=True)
         counted = self._over_processes(self._model.computed_tokens, self._model.avoided_tokens)
         self._model.computed_tokens, self._model.avoided_tokens = map(int, counted)
         for tracker in self._accelerator.trackers:

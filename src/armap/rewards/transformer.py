@@ -233,10 +233,14 @@ class TransformerRewardModel:
         )
         return [*self.reader.remarks(), *([saved] if self.avoided_tokens > 0 else [])]
 
-    def forget(self) -> None:
-        """Forget what is kept of earlier calls, as must be done when weights or their precision have changed."""
+    def forget(self, *, pictures: bool = False) -> None:
+        """Forget what is kept of earlier calls to `score`, as must be done when weights have changed.
+
+        Args:
+            pictures: also what was seen in pictures, as must be done when the precision has changed.
+        """
         self._kept.clear()
-        if self._eyes:
+        if self._eyes and pictures:
             self._eyes.forget()
 
     def save(self, folder: Path) -> None:
