@@ -161,12 +161,10 @@ class Workshop(Judging):
             judge: `model`, or `none`.
         """
         chosen: InstructionWriter
-        if writer == "model":
-            chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
-        elif isinstance(self._environment, HindsightWriter):
+        if writer != "model" and isinstance(self._environment, HindsightWriter):
             chosen = EnvironmentWriter(self._environment)
-        elif settings.labels == "oracle":
-            # Whoever goes by what the environment pays asks no writer.
+        elif writer == "model" or settings.labels == "oracle":
+            # Whoever goes by what the environment pays asks no writer, be it this one.
             chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
         else:
             raise ConfigError(f"{self.agent.env} cannot state outcomes in words; type: --writer model")

@@ -174,6 +174,11 @@ class Trajectory(Record):
         return sum(step.env_reward for step in self.steps)
 
     @property
+    def first_observation(self) -> Observation:
+        """What was seen before anything was done."""
+        return self.steps[0].observation if self.steps else self.final_observation
+
+    @property
     def actions(self) -> tuple[str, ...]:
         """The texts of the actions taken."""
         return tuple([step.action.text for step in self.steps])

@@ -39,15 +39,6 @@ class _State(NamedTuple):
         return _State(self.build, self.task, self.actions[:steps])
 
 
-class _Known(NamedTuple):
-    """What is remembered of a state."""
-
-    result: StepResult
-    """What the environment answered."""
-    name: str | None
-    """What `LiveWorld.state_of` says of it."""
-
-
 class WorldStatistics(NamedTuple):
     """What a world did until now."""
 
@@ -109,7 +100,8 @@ class LiveWorld:
             self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix="armap-world")
         self._build = build
         self._texts: dict[str, tuple[Task, str]] = {}
-        self._known: _Recent[_Known | EnvError] = _Recent(memory_bytes, _size)
+        # Without their snapshots, which are kept, and forgotten, apart.
+        self._known: _Recent[Reached | EnvError] = _Recent(memory_bytes, _size)
         self._snapshots: _Recent[bytes] = _Recent(
             memory_bytes, lambda state, snapshot: len(snapshot) + 8 * len(state.actions)
         )
@@ -149,7 +141,7 @@ class LiveWorld:
         if not self._snapshots:
             return None
         known = self._known.get(self._state(history.task, history.actions))
-        return known.name if isinstance(known, _Known) else None
+        return known.name if isinstance(known, Reached) else None
 
     def executed_steps(self, task: Task) -> int:
         """Return how many steps were really executed for `task` until now, replays included."""
@@ -199,7 +191,7 @@ class LiveWorld:
             self._running[state] = None
             try:
                 result, _, name = await self._reach(state, task, history)
-                known = _Known(result, name)
+                known = Reached(result, None, name)
             except EnvError as error:
                 known = (ReplayError if isinstance(error, ReplayError) else EnvError)(str(error))
             finally:
@@ -370,10 +362,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _size(state: _State, known: _Known | EnvError) -> int:
+def _size(state: _State, known: Reached | EnvError) -> int:
     """Return about how many bytes it takes to keep `known` for `state`."""
     size = _ENTRY_BYTES + 8 * len(state.actions)
-    if isinstance(known, _Known):
+    if isinstance(known, Reached):
         seen = known.result.observation
         size += getsizeof(seen.text)
         if seen.actions:

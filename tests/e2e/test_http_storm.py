@@ -119,6 +119,7 @@ async def test_a_wrong_key_is_explained(tmp_path):
     assert "check the API key (ARMAP_API_KEY)" in stderr
     assert "Traceback" not in stderr
     assert_key_is_nowhere(tmp_path / "run", stdout, stderr)
+    assert len([line for line in stderr.splitlines() if line and "0:00:" not in line]) == 1
 
 
 async def test_nothing_is_held_against_a_server_that_knew_no_key_or_was_away(tmp_path):

@@ -32,9 +32,9 @@ class KeptOut:
         Raises:
             EnvError: one of them cannot be begun.
         """
-        first = attempt.steps[0].observation if attempt.steps else attempt.final_observation
+        seen = _seen(attempt.first_observation)
         for task in self._by_wording.get(_words(attempt.task.instruction), ()):
-            if _seen((await self._world.start(task)).observation) == _seen(first):
+            if _seen((await self._world.start(task)).observation) == seen:
                 return True
         return False
 

@@ -111,9 +111,8 @@ def _too_telling(pairs: Sequence[PreferencePair], seed: int) -> set[str]:
 
 def _content(pair: PreferencePair) -> tuple[str, ...]:
     """Return what two pairs have in common if they show the same, whatever the instruction, case and spacing."""
-    start = (pair.chosen.steps[0].observation if pair.chosen.steps else pair.chosen.final_observation).text
     # What is asked for may be shown as a part of what is seen.
-    seen = start.replace(pair.task.instruction, "")
+    seen = pair.chosen.first_observation.text.replace(pair.task.instruction, "")
     did = (" | ".join(side.actions) for side in (pair.chosen, pair.rejected))
     return (pair.task.env, seen, *(" ".join(actions.lower().split()) for actions in did))
 

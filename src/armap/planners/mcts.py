@@ -132,7 +132,7 @@ class _Growth:
         self._exploration, self._widening, self._discount = settings.exploration, settings.widening, settings.discount
         self._proposals, self._greedy_rollouts = settings.proposals, settings.greedy_rollouts
         self._leaf, self._stop_score = settings.leaf, settings.stop_score
-        self._wave, self._left = settings.wave, settings.num_simulations
+        self._wave, self._num_simulations = settings.wave, settings.num_simulations
         self._named: dict[tuple[int, str], Node] = {}
         self._low, self._high = math.inf, -math.inf
         self._good_enough = False
@@ -141,10 +141,11 @@ class _Growth:
 
     async def grow(self) -> None:
         """Run simulations until there are enough, the budget is spent or nothing is left to try."""
+        left = self._num_simulations
         under_way: list[_Simulation] = []
         in_vain = False
         while True:
-            free = min(self._left, self._wave) - len(under_way)
+            free = min(left, self._wave) - len(under_way)
             # Where one found nothing to do, another would not either before the others have come further.
             sets_out = free > 0 and not (in_vain and under_way)
             if sets_out and not (self._good_enough or self.root.closed or self._search.spent()):
@@ -165,7 +166,7 @@ class _Growth:
                 # One that found its way closed tried nothing, and closed something.
                 tried = sum(one.first_new is not None or one.end is not None for one in back)
                 in_vain = tried < len(back)
-                self._left -= tried
+                left -= tried
 
     async def finish(self) -> None:
         """Let the policy bring the most visited way to an end, where no simulation did."""
