@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -138,13 +139,13 @@ async def test_examples_come_in_their_order():
 
 
 def paid_nothing(steps: Sequence[Step]) -> tuple[Step, ...]:
-    return tuple(step.model_copy(update={"env_reward": 0.0}) for step in steps)
+    return tuple(replace(step, env_reward=0.0) for step in steps)
 
 
 async def test_what_the_environment_pays_appears_in_no_message():
     task = game24.task_of((2, 4, 8, 12), split="train")
     played = play(Game24(), task, ("8 - 4", "4 * 12", "48 / 2"))
-    priced = tuple(step.model_copy(update={"env_reward": 7.125}) for step in played.steps)
+    priced = tuple(replace(step, env_reward=7.125) for step in played.steps)
     history = History(task=task, steps=priced, observation=played.final_observation, metrics={"price": 7.125})
     example: Trajectory = played.model_copy(update={"steps": priced})
     settings = {"rules": Game24.rules, "choose": False}

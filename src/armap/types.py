@@ -7,10 +7,11 @@ behaviour beyond its own consistency; what holds a connection or weights is a pl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 from operator import lt
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -75,8 +76,15 @@ class Action(Record):
     """Reasoning the language model wrote before the action; never executed."""
 
 
-class Step(Record):
-    """One action at the observation that it answers."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action at the observation that it answers.
+
+    It is made once for every step of every search, so it is no `Record`, and is checked only where it is read from a
+    file.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     observation: Observation
     """What was seen before the action."""
@@ -126,7 +134,7 @@ class History(NamedTuple):
             stop_reason: why nothing more can happen then, if so.
             metrics: what the environment reports then.
         """
-        step = Step(observation=self.observation, action=action, env_reward=env_reward)
+        step = Step(self.observation, action, env_reward)
         return History(self.task, observation, (*self.steps, step), stop_reason, metrics)
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -92,7 +93,7 @@ async def test_the_generator_decides_the_draws_and_is_moved_on_by_them(make, env
 async def test_what_the_environment_paid_and_measured_changes_no_action(make, env):
     policy = make(WORLDS[env][0])
     for history in await histories(env):
-        steps = tuple(step.model_copy(update={"env_reward": 99.0}) for step in history.steps)
+        steps = tuple(replace(step, env_reward=99.0) for step in history.steps)
         paid = history._replace(steps=steps, metrics={"price": 3.0})
         proposed = [await policy.propose(one, n=12, rng=Random(3)) for one in (history, paid)]
         assert proposed[0] == proposed[1]

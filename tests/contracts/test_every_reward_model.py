@@ -1,5 +1,6 @@
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -81,7 +82,7 @@ async def test_nothing_to_score_has_no_scores(member):
 
 async def test_what_the_environment_paid_and_measured_and_the_name_of_a_trajectory_do_not_count(member):
     def disguised(trajectory: Trajectory) -> Trajectory:
-        steps = tuple(step.model_copy(update={"env_reward": step.env_reward + 1}) for step in trajectory.steps)
+        steps = tuple(replace(step, env_reward=step.env_reward + 1) for step in trajectory.steps)
         return trajectory.model_copy(update={"id": "another", "steps": steps, "metrics": {"price": 5.0}})
 
     scores = await member.model.score(TRAJECTORIES)

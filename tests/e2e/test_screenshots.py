@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,7 @@ def pairs_of(run: Path) -> tuple[list[PreferencePair], list[HeldoutScore]]:
 
 def without_pictures(trajectory: Trajectory) -> Trajectory:
     steps = tuple(
-        step.model_copy(update={"observation": step.observation.model_copy(update={"image": None})})
-        for step in trajectory.steps
+        replace(step, observation=step.observation.model_copy(update={"image": None})) for step in trajectory.steps
     )
     last = trajectory.final_observation.model_copy(update={"image": None})
     return trajectory.model_copy(update={"steps": steps, "final_observation": last})

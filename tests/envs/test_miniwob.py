@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -56,8 +57,7 @@ def test_what_makes_it_can_be_sent_to_a_worker_process(images):
 
 def without_pictures(trajectory):
     steps = [
-        step.model_copy(update={"observation": step.observation.model_copy(update={"image": None})})
-        for step in trajectory.steps
+        replace(step, observation=step.observation.model_copy(update={"image": None})) for step in trajectory.steps
     ]
     final = trajectory.final_observation.model_copy(update={"image": None})
     return trajectory.model_copy(update={"steps": tuple(steps), "final_observation": final})

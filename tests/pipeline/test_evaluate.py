@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations, pairwise
 from math import isclose
 from pathlib import Path
@@ -302,8 +303,8 @@ def test_choices_are_averaged_per_completion_not_per_request(run):
 
 def test_only_steps_that_list_the_legal_actions_can_be_illegal(run):
     whole = trajectory(TASKS[0], solved=True)
-    illegal = whole.steps[0].model_copy(update={"action": whole.steps[0].action.model_copy(update={"text": "dance"})})
-    unlisted = illegal.model_copy(update={"observation": whole.final_observation})
+    illegal = replace(whole.steps[0], action=whole.steps[0].action.model_copy(update={"text": "dance"}))
+    unlisted = replace(illegal, observation=whole.final_observation)
     odd = whole.model_copy(update={"id": "odd", "steps": (*whole.steps, illegal, unlisted)})
     policy = evaluated(run, trajectories=[odd], searches=[search(TASKS[0], (SOLVED, 1.0))]).policy
     assert (policy.listed_steps, policy.legal_share) == (5, 4 / 5)

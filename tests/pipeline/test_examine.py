@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_task_is_reworded_wherever_it_was_seen_and_nothing_else_changes():
     assert again.task == seen.task.model_copy(update={"instruction": f"Please do this. {said}"})
     assert again.final_observation.text == again.steps[-1].observation.text == f"The task: Please do this. {said} [Go]"
     assert again.steps[:-1] == seen.steps[:-1]
-    assert again.steps[-1].model_copy(update={"observation": page}) == step
+    assert replace(again.steps[-1], observation=page) == step
 
 
 async def test_a_judge_that_goes_by_the_place_in_a_batch_is_found_out():
@@ -176,7 +177,7 @@ async def test_calibration_is_checked_on_other_tasks_than_it_is_fitted_to():
 def search(scores: Sequence[float], rewards: Sequence[float]) -> SearchResult:
     plays = toy_trajectories(len(scores), 0)
     paid = [
-        one.model_copy(update={"steps": (one.steps[0].model_copy(update={"env_reward": reward}),)})
+        one.model_copy(update={"steps": (replace(one.steps[0], env_reward=reward),)})
         for one, reward in zip(plays, rewards, strict=True)
     ]
     return SearchResult(

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def with_pictures(folder: Path) -> list[PreferencePair]:
         sides = {}
         for j, side in enumerate((pair.chosen, pair.rejected)):
             steps = [
-                step.model_copy(update={"observation": step.observation.model_copy(update={"image": shown[i % 3]})})
+                replace(step, observation=step.observation.model_copy(update={"image": shown[i % 3]}))
                 for step in side.steps
             ]
             end = side.final_observation.model_copy(update={"image": shown[(i + j) % 3] if i % 4 else None})

@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -137,9 +138,7 @@ async def test_what_the_environment_pays_plays_no_part(tmp_path, paid, unpaid):
     def without_pay(pair):
         sides = {
             side: getattr(pair, side).model_copy(
-                update={
-                    "steps": tuple(step.model_copy(update={"env_reward": 0.0}) for step in getattr(pair, side).steps)
-                }
+                update={"steps": tuple(replace(step, env_reward=0.0) for step in getattr(pair, side).steps)}
             )
             for side in ("chosen", "rejected")
         }

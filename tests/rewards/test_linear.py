@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,7 +75,7 @@ async def test_what_the_environment_pays_and_reports_is_not_looked_at():
     model, (trajectory, *_) = LinearRewardModel.fit(toy_pairs(50, 1), seed=0), toy_trajectories(1, 3)
     paid = trajectory.model_copy(
         update={
-            "steps": tuple(step.model_copy(update={"env_reward": 9.0}) for step in trajectory.steps),
+            "steps": tuple(replace(step, env_reward=9.0) for step in trajectory.steps),
             "metrics": {"price": 3.0},
         }
     )

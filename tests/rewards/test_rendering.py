@@ -1,5 +1,6 @@
 import io
 import itertools
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -85,7 +86,7 @@ def test_what_the_environment_pays_reports_or_calls_a_trajectory_is_not_shown():
             "id": "winner",
             "stop_reason": "truncated",
             "metrics": {"price": 3.0},
-            "steps": tuple(step.model_copy(update={"env_reward": 1.0}) for step in played.steps),
+            "steps": tuple(replace(step, env_reward=1.0) for step in played.steps),
         }
     )
     assert render(renamed) == render(played)
@@ -140,7 +141,7 @@ def pictured(*there: bool) -> tuple[Trajectory, list[ImageRef]]:
     plain = trajectory(*[""] * (len(there) - 1))
     seen = [step.observation for step in plain.steps] + [plain.final_observation]
     seen = [one.model_copy(update={"image": image}) for one, image in zip(seen, images, strict=True)]
-    steps = [step.model_copy(update={"observation": one}) for step, one in zip(plain.steps, seen, strict=False)]
+    steps = [replace(step, observation=one) for step, one in zip(plain.steps, seen, strict=False)]
     return (
         plain.model_copy(update={"steps": tuple(steps), "final_observation": seen[-1]}),
         [image for image in images if image],

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,7 @@ def test_a_window_that_covers_the_longest_trajectory_is_no_window(tmp_path):
 
 def test_trajectories_that_fill_an_encoder_are_shortened_to_what_it_reads(tmp_path):
     (trajectory,) = toy_trajectories(1, 0)
-    first = trajectory.steps[0].model_copy(update={"observation": Observation(text="many words " * 100)})
+    first = replace(trajectory.steps[0], observation=Observation(text="many words " * 100))
     long = trajectory.model_copy(update={"steps": (first, *trajectory.steps)})
     model = TransformerRewardModel.from_backbone(make_tiny_encoder(tmp_path, max_positions=128))
     assert len(model.token_ids(long)) <= 128
@@ -477,7 +478,7 @@ def test_a_fit_with_lora_is_merged_and_saved_as_a_plain_model(make, tmp_path):
 async def test_a_long_trajectory_is_shortened_to_the_limit_it_was_made_with_and_counted(tmp_path):
     (trajectory,) = toy_trajectories(1, 0)
     words = Observation(text="many words " * 200)
-    first = trajectory.steps[0].model_copy(update={"observation": words})
+    first = replace(trajectory.steps[0], observation=words)
     long = trajectory.model_copy(update={"steps": (first, *trajectory.steps)})
     model = TransformerRewardModel.from_backbone(make_tiny_model(tmp_path / "tiny"), max_tokens=400)
     model.save(tmp_path / "saved")

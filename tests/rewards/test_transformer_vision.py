@@ -1,5 +1,6 @@
 import importlib.util
 import io
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -178,7 +179,7 @@ def test_trajectories_without_pictures_are_fine(model, plain, trajectories):
     bare = [
         one.model_copy(
             update={
-                "steps": tuple(step.model_copy(update={"observation": seen("a cube.", None)}) for step in one.steps),
+                "steps": tuple(replace(step, observation=seen("a cube.", None)) for step in one.steps),
                 "final_observation": seen("You left.", None),
             }
         )
@@ -225,7 +226,7 @@ def test_a_long_trajectory_loses_words_before_pictures_and_its_last_picture_last
 ):
     (trajectory,) = [one for one in trajectories if len(one.steps) == 3][:1]
     wordy = seen("many words " * 100, trajectory.steps[0].observation.image)
-    steps = (trajectory.steps[0].model_copy(update={"observation": wordy}), *trajectory.steps[1:])
+    steps = (replace(trajectory.steps[0], observation=wordy), *trajectory.steps[1:])
     long = trajectory.model_copy(update={"steps": steps})
     whole = len(TransformerRewardModel.from_backbone(backbone, images=folder).token_ids(long))
     images = []

@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -106,7 +107,7 @@ async def test_odd_texts_are_scored_as_they_are_here(remote, local):
 
 async def test_long_trajectories_are_shortened_as_they_are_here(remote, local):
     (one,) = toy_trajectories(1, 0)
-    first = one.steps[0].model_copy(update={"observation": Observation(text="red cube " * 200)})
+    first = replace(one.steps[0], observation=Observation(text="red cube " * 200))
     long = [one.model_copy(update={"steps": (first,) * n + one.steps}) for n in (1, 2, 5)]
     shortened = local.reader.shortened
     here = await local.score(long)

@@ -1,6 +1,7 @@
 """Scores of a reward model that sees, through the service and in this process."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -46,9 +47,7 @@ def with_pictures(images: ImageFolder):
         shown.append(images.add(file.getvalue()))
     for i, one in enumerate(toy_trajectories(10, 3)):
         steps = tuple(
-            step.model_copy(
-                update={"observation": Observation(text=step.observation.text, image=[*shown, None][(i + j) % 4])}
-            )
+            replace(step, observation=Observation(text=step.observation.text, image=[*shown, None][(i + j) % 4]))
             for j, step in enumerate(one.steps)
         )
         end = Observation(text=one.final_observation.text, image=shown[i % 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from armap.types import Observation, Step, Trajectory
@@ -44,9 +45,7 @@ def reworded(trajectory: Trajectory, wording: str) -> Trajectory:
     return trajectory.model_copy(
         update={
             "task": trajectory.task.model_copy(update={"instruction": instruction}),
-            "steps": tuple(
-                step.model_copy(update={"observation": again(step.observation)}) for step in trajectory.steps
-            ),
+            "steps": tuple(replace(step, observation=again(step.observation)) for step in trajectory.steps),
             "final_observation": again(trajectory.final_observation),
         }
     )

@@ -212,7 +212,7 @@ class _Growth:
         """
         advance, may_ask = self._search.world.advance, self._search.may_ask
         while not one.over:
-            if self._descend(one):
+            if one.node.requests and self._descend(one):
                 try:
                     self._enter(one, await advance(one.node.history, one.way[-1].action))
                 except RunError as error:
