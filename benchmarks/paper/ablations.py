@@ -25,7 +25,7 @@ from tables import armap, share
 from armap.pipeline.intervals import mean
 from armap.pipeline.outcomes import answer_reward
 from armap.store import LedgerEntry, RunFolder
-from armap.types import JudgeReport, Metrics, SearchResult
+from armap.types import JudgeReport, Metrics, PreferencePair, SearchResult
 
 
 class Variant(NamedTuple):
@@ -90,9 +90,17 @@ def do(base: Path, run: Path, variant: Variant, candidates: Sequence[object]) ->
     share_answers(base, run)
     if variant.reward_model is None:
         armap("synthesize", "--run", run, *variant.synthesize)
+        if too_few(run):
+            return
         armap("train", "--run", run, *variant.train)
     judge = () if variant.reward_model is None else ("--reward-model", variant.reward_model)
     armap("evaluate", "--run", run, *candidates, *judge)
+
+
+def too_few(run: Path) -> bool:
+    """Say whether there are too few pairs to learn from: some are held out, by the task they come from."""
+    with RunFolder(run, writable=False) as folder:
+        return len({pair.source_task_id for pair in folder.read("pairs", PreferencePair)}) < 2
 
 
 def share_answers(base: Path, run: Path) -> None:
@@ -117,27 +125,36 @@ def table(runs: Path) -> Iterator[str]:
     """Yield the lines of the table."""
     yield "| Choice by | Pairs learned from | Held-out accuracy | Success | Against the full method | Gap closed |"
     yield "|---|---|---|---|---|---|"
-    full = rewards(runs / FULL.replace(" ", "-"))
-    metrics = None
+    of_full = runs / FULL.replace(" ", "-")
+    full = rewards(of_full)
     for name in VARIANTS:
-        with RunFolder(runs / name.replace(" ", "-"), writable=False) as folder:
-            metrics, judge = folder.read_json("metrics", Metrics), folder.read_json("judge", JudgeReport)
-        assert metrics is not None
-        best = metrics.planners["best_of_n"]
-        found = rewards(runs / name.replace(" ", "-"))
+        run = runs / name.replace(" ", "-")
+        if VARIANTS[name].reward_model is None and too_few(run):
+            yield f"| {name} | too few to learn from | | | | |"
+            continue
+        with RunFolder(run, writable=False) as folder:
+            judge = folder.read_json("judge", JudgeReport)
+        best, found = measured(run).planners["best_of_n"], rewards(run)
         difference = None if name == FULL else mean(found[task] - full[task] for task in full)
         cells = [
             name,
-            learned(runs / name.replace(" ", "-")),
+            learned(run),
             share(judge.accuracy if judge else None),
             share(best.success),
             share(difference, sign="+"),
             share(best.gap_closed),
         ]
         yield f"| {' | '.join(cells)} |"
-    assert metrics is not None
     for name in ("sampling", "oracle"):
-        yield f"| {name} | | | {share(metrics.planners[name].success)} | | |"
+        yield f"| {name} | | | {share(measured(of_full).planners[name].success)} | | |"
+
+
+def measured(run: Path) -> Metrics:
+    """Return what was measured in a run folder."""
+    with RunFolder(run, writable=False) as folder:
+        metrics = folder.read_json("metrics", Metrics)
+    assert metrics is not None
+    return metrics
 
 
 def learned(run: Path) -> str:

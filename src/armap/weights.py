@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import importlib.util
 import inspect
 import os
 import re
+import tempfile
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal, NamedTuple
 
 from armap.errors import ConfigError, first_line
 from armap.seeds import stable_hash
+from armap.user_cache import user_cache
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the installation: SmolLM2-135M-Instruct, 98 MB, Apache-2.0."""
@@ -149,22 +153,63 @@ def load(model: str) -> LocalModel:
         ConfigError: the model cannot be found or read.
     """
     require_local_extra()
-    import torch
     from safetensors import SafetensorError
+
+    files = locate(model)
+    try:
+        tokenizer, network = _read(_unpacked(files) if model == EMBEDDED else files)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unloadable(model, error) from error
+    return LocalModel(files.name, tokenizer, network.to(device()).eval())
+
+
+def _read(files: WeightFiles) -> tuple[Any, Any]:
+    """Read a causal language model's tokenizer and network."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    files = locate(model)
-    try:
-        # transformers' GGUF reader draws a progress bar that no setting turns off.
-        with redirect_stderr(StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
-            network = AutoModelForCausalLM.from_pretrained(files.source, gguf_file=files.gguf_file, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unloadable(model, error) from error
-    return LocalModel(files.name, tokenizer, network.to(device()).eval())
+    # transformers' GGUF reader draws a progress bar that no setting turns off.
+    with redirect_stderr(StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
+        network = AutoModelForCausalLM.from_pretrained(files.source, gguf_file=files.gguf_file, dtype=torch.float32)
+    return tokenizer, network
+
+
+def _unpacked(files: WeightFiles) -> WeightFiles:
+    """Return the embedded model in the Hugging Face layout, which is made of its GGUF file where there is none yet.
+
+    Unpacking takes some twenty seconds, and reading what was unpacked half a second. It is kept in the user's cache by
+    the content of the file, 540 MB; where nothing can be kept, the GGUF file is returned.
+    """
+    from safetensors import SafetensorError
+
+    packed = Path(files.source, files.gguf_file or "")
+    with packed.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = user_cache("models") / f"{packed.stem}-{digest[:16]}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        except OSError:
+            return files
+        try:
+            tokenizer, network = _read(files)
+            # Otherwise transformers takes the weights for packed ones, and does not save them.
+            network.hf_quantizer = None
+            del network.config.quantization_config
+            network.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            draft.rename(folder)
+        except (OSError, SafetensorError):
+            # The disk is full, or another process was faster.
+            pass
+        finally:
+            rmtree(draft, ignore_errors=True)
+    return files._replace(source=str(folder), gguf_file=None) if folder.is_dir() else files
 
 
 def new_scorer(model: str, *, layers: int | None, seed: int, dtype: str) -> Scorer:

@@ -17,12 +17,8 @@ from .runs import environment, with_pairs
 
 # What accelerate calls a launch for several GPUs is its only one that starts several processes here.
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0)
+SHARED = {"whole networks": ("--multi_gpu",), "network in shards": ("--use_fsdp", "--fsdp_version", 2)}
 PROGRAM = Path(__file__).with_name("in_two_processes.py")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory) -> Path:
-    return with_pairs(tmp_path_factory.mktemp("pairs") / "run")
 
 
 def train(
@@ -46,20 +42,15 @@ def train(
         return there.read("training", TrainingPoint), there.read("heldout", HeldoutScore)
 
 
-@pytest.fixture(scope="module")
-def alone(pairs, tmp_path_factory) -> tuple[list[TrainingPoint], list[HeldoutScore]]:
-    return train(pairs, tmp_path_factory.mktemp("alone"), sys.executable)
-
-
-@pytest.mark.parametrize(
-    "how", [("--multi_gpu",), ("--use_fsdp", "--fsdp_version", 2)], ids=["whole networks", "network in shards"]
-)
-def test_two_processes_follow_the_curve_of_one_with_the_same_batches(pairs, alone, tmp_path, how):
-    points, scores = alone
-    shared_points, shared_scores = train(pairs, tmp_path, *LAUNCH, *how, program=(PROGRAM,))
-    assert len(points) == len(shared_points) >= 10
-    for point, shared in zip(points, shared_points, strict=True):
-        assert shared.model_dump() == pytest.approx(point.model_dump(), abs=1e-4)
+def test_two_processes_follow_the_curve_of_one_with_the_same_batches(tmp_path, subtests):
+    pairs = with_pairs(tmp_path / "pairs")
+    points, scores = train(pairs, tmp_path / "alone", sys.executable)
+    assert len(points) >= 10
     assert points[4].heldout_loss is not None
-    for score, shared in zip(scores, shared_scores, strict=True):
-        assert (shared.chosen, shared.rejected) == pytest.approx((score.chosen, score.rejected), abs=1e-3)
+    for name, how in SHARED.items():
+        with subtests.test(name):
+            shared_points, shared_scores = train(pairs, tmp_path / name, *LAUNCH, *how, program=(PROGRAM,))
+            for point, shared in zip(points, shared_points, strict=True):
+                assert shared.model_dump() == pytest.approx(point.model_dump(), abs=1e-4)
+            for score, shared in zip(scores, shared_scores, strict=True):
+                assert (shared.chosen, shared.rejected) == pytest.approx((score.chosen, score.rejected), abs=1e-3)

@@ -34,6 +34,7 @@ from armap.envs.webshop.search import MappedFile, SearchIndex, opened
 from armap.errors import ConfigError, DataError
 from armap.seeds import rng_for
 from armap.types import Record
+from armap.user_cache import user_cache
 
 FORMAT = 1
 """Version of what is written, goals included; a catalogue of another one is refused."""
@@ -338,7 +339,7 @@ def open_embedded(*, seed: int = 0) -> Catalogue:
 
 
 def _open_or_build(name: str, key: str, products: Callable[[], Iterable[Product]], seed: int) -> Catalogue:
-    folder = _cache() / f"{name}-{key[:16]}"
+    folder = user_cache("webshop") / f"{name}-{key[:16]}"
     if not folder.exists():
         try:
             build(folder, products(), seed=seed)
@@ -402,15 +403,11 @@ def official_files(path: Path) -> OfficialFiles:
     return OfficialFiles(path, attributes, next((file for file in human if file.is_file()), None))
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "armap" / "webshop"
-
-
 def _content(file: Path) -> str:
     """Return the hash of a file's content, remembered as long as the file is not touched: some have gigabytes."""
     about = file.stat()
     touched = f"{file.resolve()} {about.st_size} {about.st_mtime_ns} {about.st_ino}"
-    known = _cache() / "contents" / sha256(touched.encode()).hexdigest()
+    known = user_cache("webshop") / "contents" / sha256(touched.encode()).hexdigest()
     if known.is_file():
         return known.read_text("utf-8")
     with file.open("rb") as stream:
