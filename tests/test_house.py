@@ -53,6 +53,7 @@ SHARED = {
     "pipeline.outline",
     "pipeline.page",
     "pipeline.probes",
+    "pipeline.success_by_n",
     "pipeline.readings",
     "pipeline.selection",
     "pipeline.tradeoff",

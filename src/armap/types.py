@@ -527,6 +527,8 @@ class SuccessAtN(Record):
     """Of the candidate with the highest score."""
     oracle: float
     """Of the candidate the environment pays most: the ceiling."""
+    more_gain: Interval
+    """What all candidates, instead of `n`, add to `best_of_n`: the mean of the differences within tasks."""
 
 
 class ReliabilityBin(Record):

@@ -13,7 +13,7 @@ from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.evaluate import evaluate
 from armap.pipeline.intervals import bootstrap_ratio
-from armap.pipeline.outcomes import success_by_n
+from armap.pipeline.success_by_n import success_by_n
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
 from armap.planners.sampling import Sampling
@@ -27,7 +27,6 @@ from armap.types import (
     PreferencePair,
     Record,
     SearchResult,
-    SuccessAtN,
     TaskFailure,
     Usage,
 )
@@ -403,7 +402,7 @@ def searches(draw: st.DrawFn) -> SearchResult:
     return search(TASKS[0], *outcomes)
 
 
-def by_brute_force(result: SearchResult, n: int) -> SuccessAtN:
+def by_brute_force(result: SearchResult, n: int) -> tuple[float, float, float]:
     def reward(candidate: Candidate) -> float:
         return 0.0 if candidate.trajectory.failure else candidate.trajectory.env_reward
 
@@ -413,12 +412,8 @@ def by_brute_force(result: SearchResult, n: int) -> SuccessAtN:
         scored = [candidate for candidate in subset if candidate.score is not None]
         # `max` returns the first of equals, as the planner does.
         best.append(reward(max(scored, key=lambda candidate: candidate.score or 0.0)) if scored else 0.0)
-    return SuccessAtN(
-        n=n,
-        sampling=fmean(reward(candidate) for subset in subsets for candidate in subset),
-        best_of_n=fmean(best),
-        oracle=fmean(max(map(reward, subset)) for subset in subsets),
-    )
+    sampling = fmean(reward(candidate) for subset in subsets for candidate in subset)
+    return sampling, fmean(best), fmean(max(map(reward, subset)) for subset in subsets)
 
 
 @given(searches())
@@ -428,10 +423,9 @@ def test_success_by_n_is_the_mean_over_all_subsets(result):
         {n for n in (1, 2, 3, 5, len(result.candidates)) if n <= len(result.candidates)}
     )
     for point in points:
-        expected = by_brute_force(result, point.n)
-        assert isclose(point.sampling, expected.sampling, abs_tol=1e-12)
-        assert isclose(point.best_of_n, expected.best_of_n, abs_tol=1e-12)
-        assert isclose(point.oracle, expected.oracle, abs_tol=1e-12)
+        found = (point.sampling, point.best_of_n, point.oracle)
+        assert found == pytest.approx(by_brute_force(result, point.n), abs=1e-12)
+        assert point.more_gain.mean == pytest.approx(points[-1].best_of_n - point.best_of_n, abs=1e-12)
 
 
 @given(st.lists(searches(), min_size=1, max_size=4))

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from armap.errors import ConfigError
 from armap.pipeline.examine import examine, judge_report
 from armap.pipeline.judge_report import judge_sections, judge_table
-from armap.pipeline.outcomes import search_verdict
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, reworded
+from armap.pipeline.success_by_n import search_verdict
 from armap.rewards.calibration import fit_sharpness
 from armap.store import RunFolder
 from armap.types import (
     Action,
     Candidate,
     HeldoutScore,
+    Interval,
     JudgeReport,
     Observation,
     PreferencePair,
@@ -198,15 +199,38 @@ async def test_more_search_hurts_where_the_judge_likes_best_what_is_bad():
     worst_first = Judge(lambda one: -plays.index(one.id) if one.id in plays else 0.0)
     best_first = Judge(lambda one: plays.index(one.id) if one.id in plays else 0.0)
     hurt = await judge_report(worst_first, "a judge", PAIRS, [searched], held_out=True)
-    assert "more candidates hurt" in search_verdict(hurt.success_by_n)
+    assert "more candidates hurt: " in search_verdict(hurt.success_by_n)
     good = await judge_report(best_first, "a judge", PAIRS, [searched], held_out=True)
     assert "never hurt" in search_verdict(good.success_by_n)
     assert [point.best_of_n for point in good.success_by_n] == [point.oracle for point in good.success_by_n]
 
 
+def points(**gains: tuple[float, float]) -> list[SuccessAtN]:
+    """Best-of-N whose success with all candidates is 0.5, and by how much, at most and at least, that is more."""
+    return [
+        SuccessAtN(
+            n=int(n.removeprefix("n")),
+            sampling=0.2,
+            best_of_n=0.5 - (low + high) / 2,
+            oracle=1.0,
+            more_gain=Interval(mean=(low + high) / 2, low=low, high=high),
+        )
+        for n, (low, high) in gains.items()
+    ]
+
+
 def test_a_dip_on_the_way_is_not_called_never():
-    dipped = [SuccessAtN(n=n, sampling=0.2, best_of_n=found, oracle=1.0) for n, found in ((1, 0.3), (2, 0.2), (3, 0.5))]
-    assert "never" not in search_verdict(dipped)
+    said = search_verdict(points(n1=(0.1, 0.3), n2=(0.2, 0.4), n3=(0.0, 0.0)))
+    assert said == "success is highest with all candidates, though not each further one helps"
+
+
+def test_that_more_candidates_hurt_is_said_only_where_it_is_sure():
+    sure = search_verdict(points(n1=(0.1, 0.3), n2=(-0.2, -0.1), n3=(0.0, 0.0)))
+    assert sure == "success is highest at N = 2, and more candidates hurt: they lose 15.0 points [10.0, 20.0]"
+    chance = search_verdict(points(n1=(0.1, 0.3), n2=(-0.2, 0.1), n3=(0.0, 0.0)))
+    assert chance == (
+        "success is highest at N = 2; whether more candidates hurt is not sure: they lose 5.0 points [-10.0, 20.0]"
+    )
 
 
 async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):

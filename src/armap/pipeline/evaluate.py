@@ -16,8 +16,8 @@ from armap.pipeline.outcomes import (
     mean_metrics,
     mean_reward,
     paid,
-    success_by_n,
 )
+from armap.pipeline.success_by_n import success_by_n
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import (
     Candidate,

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
 from armap.pipeline.intervals import share
-from armap.pipeline.outcomes import first_of_kind, judged_rightly, success_by_n
+from armap.pipeline.outcomes import first_of_kind, judged_rightly
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, Injection, injected, reworded
 from armap.pipeline.selection import LENGTHS
+from armap.pipeline.success_by_n import success_by_n
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_sharpness
 from armap.store import RunFolder

@@ -7,7 +7,8 @@ from statistics import fmean
 from xml.etree.ElementTree import Element
 
 from armap.pipeline.charts import Axis, Series, captioned, element, histogram, line_chart, linear_axis
-from armap.pipeline.outcomes import is_solved, search_verdict
+from armap.pipeline.outcomes import is_solved
+from armap.pipeline.success_by_n import search_verdict
 from armap.types import Metrics, SearchResult, SuccessAtN, TrainingPoint
 
 

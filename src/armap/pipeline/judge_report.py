@@ -12,8 +12,8 @@ from rich.text import Text
 
 from armap.pipeline.charts import Axis, Series, captioned, element, interval_mark, line_chart, linear_axis, scatter
 from armap.pipeline.figures import success_figure
-from armap.pipeline.outcomes import search_verdict
 from armap.pipeline.page import terms
+from armap.pipeline.success_by_n import search_verdict
 from armap.types import Interval, JudgeReport
 
 

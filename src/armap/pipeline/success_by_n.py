@@ -1,0 +1,82 @@
+"""What Best-of-N would have achieved with fewer candidates, and whether more of them start to hurt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from math import comb
+from statistics import fmean
+from typing import Any
+
+from armap.pipeline.intervals import mean
+from armap.pipeline.outcomes import ROUNDING, mean_reward, paid
+from armap.types import Candidate, SearchResult, SuccessAtN
+
+
+def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
+    """Return what Best-of-N with fewer candidates would have achieved: the exact mean over all subsets.
+
+    Of N candidates ordered from best to worst, the one of rank k is the best of a random subset of n exactly if it
+    is drawn and the other n - 1 come from the N - k behind it, which has probability C(N-k, n-1) / C(N, n). Success
+    is the mean of the rewards with these weights. Best-of-N orders by score, the first drawn of equals before the
+    others and failed ones last; oracle orders by what the environment pays.
+
+    Args:
+        results: searches of `best_of_n`. One without candidates counts as 0 at every n.
+
+    Returns:
+        One point for each of n = 1, 2, 3, 5, 10, 20, 30, ..., N, where N is the number of candidates every search
+        that has any can offer; none if there is no such search.
+    """
+    drawn = [result.candidates for result in results]
+    most = min((len(candidates) for candidates in drawn if candidates), default=0)
+    sampling = [mean_reward(candidates) for candidates in drawn]
+    with_all = _expected(drawn, most, _planner_order)
+    points = []
+    for n in sorted({n for n in (1, 2, 3, 5, *range(10, most, 10), most) if 1 <= n <= most}):
+        chosen = _expected(drawn, n, _planner_order)
+        points.append(
+            SuccessAtN(
+                n=n,
+                sampling=fmean(sampling),
+                best_of_n=fmean(chosen),
+                oracle=fmean(_expected(drawn, n, _oracle_order)),
+                more_gain=mean(more - fewer for more, fewer in zip(with_all, chosen, strict=True)),
+            )
+        )
+    return tuple(points)
+
+
+def search_verdict(points: Sequence[SuccessAtN]) -> str:
+    """Say in words whether more candidates start to hurt."""
+    best = max(points, key=lambda point: (point.best_of_n, -point.n))
+    if best.best_of_n - points[-1].best_of_n > ROUNDING:
+        loss = best.more_gain
+        lost = f"{-100 * loss.mean:.1f} points [{-100 * loss.high:.1f}, {-100 * loss.low:.1f}]"
+        sure = ", and more candidates hurt" if loss.high < 0 else "; whether more candidates hurt is not sure"
+        return f"success is highest at N = {best.n}{sure}: they lose {lost}"
+    if any(fewer.best_of_n - more.best_of_n > ROUNDING for fewer, more in pairwise(points)):
+        return "success is highest with all candidates, though not each further one helps"
+    return "more candidates never hurt"
+
+
+def _expected(drawn: Sequence[Sequence[Candidate]], n: int, order: Callable[[Candidate], Any]) -> list[float]:
+    """Return what the first of `n` candidates in an order is paid on average, by task."""
+    return [_expected_first(sorted(candidates, key=order), n) for candidates in drawn]
+
+
+def _expected_first(ranked: Sequence[Candidate], n: int) -> float:
+    """Return the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
+    total = len(ranked)
+    return sum(
+        paid(candidate) * (comb(total - rank, n - 1) / comb(total, n)) for rank, candidate in enumerate(ranked, 1)
+    )
+
+
+def _planner_order(candidate: Candidate) -> tuple[bool, float]:
+    # `sorted` is stable, so equals stay in the order in which they were drawn, as the planner has it.
+    return candidate.score is None, -(candidate.score or 0.0)
+
+
+def _oracle_order(candidate: Candidate) -> float:
+    return -paid(candidate)
