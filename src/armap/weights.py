@@ -9,11 +9,10 @@ import importlib.util
 import inspect
 import os
 import re
-import tempfile
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
-from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 from armap.errors import ConfigError, first_line
@@ -191,24 +190,18 @@ def _unpacked(files: WeightFiles) -> WeightFiles:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = user_cache("models") / f"{packed.stem}-{digest[:16]}"
     if not folder.is_dir():
-        try:
+        # Nothing may be written there, the disk is full, or another process was faster.
+        with suppress(OSError, SafetensorError):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError:
-            return files
-        try:
-            tokenizer, network = _read(files)
-            # Otherwise transformers takes the weights for packed ones, and does not save them.
-            network.hf_quantizer = None
-            del network.config.quantization_config
-            network.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
-            draft.rename(folder)
-        except (OSError, SafetensorError):
-            # The disk is full, or another process was faster.
-            pass
-        finally:
-            rmtree(draft, ignore_errors=True)
+            with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+                whole = Path(unfinished) / "whole"
+                tokenizer, network = _read(files)
+                # Otherwise transformers takes the weights for packed ones, and does not save them.
+                network.hf_quantizer = None
+                del network.config.quantization_config
+                network.save_pretrained(whole)
+                tokenizer.save_pretrained(whole)
+                whole.rename(folder)
     return files._replace(source=str(folder), gguf_file=None) if folder.is_dir() else files
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import comb
 from statistics import fmean
-from typing import Any
 
 from armap.pipeline.intervals import mean
 from armap.pipeline.outcomes import ROUNDING, mean_reward, paid
@@ -31,16 +30,18 @@ def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
     drawn = [result.candidates for result in results]
     most = min((len(candidates) for candidates in drawn if candidates), default=0)
     sampling = [mean_reward(candidates) for candidates in drawn]
-    with_all = _expected(drawn, most, _planner_order)
+    by_score = [sorted(candidates, key=_planner_order) for candidates in drawn]
+    by_pay = [sorted(candidates, key=_oracle_order) for candidates in drawn]
+    with_all = _expected_first(by_score, most)
     points = []
     for n in sorted({n for n in (1, 2, 3, 5, *range(10, most, 10), most) if 1 <= n <= most}):
-        chosen = _expected(drawn, n, _planner_order)
+        chosen = _expected_first(by_score, n)
         points.append(
             SuccessAtN(
                 n=n,
                 sampling=fmean(sampling),
                 best_of_n=fmean(chosen),
-                oracle=fmean(_expected(drawn, n, _oracle_order)),
+                oracle=fmean(_expected_first(by_pay, n)),
                 more_gain=mean(more - fewer for more, fewer in zip(with_all, chosen, strict=True)),
             )
         )
@@ -60,17 +61,15 @@ def search_verdict(points: Sequence[SuccessAtN]) -> str:
     return "more candidates never hurt"
 
 
-def _expected(drawn: Sequence[Sequence[Candidate]], n: int, order: Callable[[Candidate], Any]) -> list[float]:
-    """Return what the first of `n` candidates in an order is paid on average, by task."""
-    return [_expected_first(sorted(candidates, key=order), n) for candidates in drawn]
-
-
-def _expected_first(ranked: Sequence[Candidate], n: int) -> float:
-    """Return the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
-    total = len(ranked)
-    return sum(
-        paid(candidate) * (comb(total - rank, n - 1) / comb(total, n)) for rank, candidate in enumerate(ranked, 1)
-    )
+def _expected_first(by_task: Sequence[Sequence[Candidate]], n: int) -> list[float]:
+    """Return, by task, the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
+    return [
+        sum(
+            paid(candidate) * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n))
+            for rank, candidate in enumerate(ranked, 1)
+        )
+        for ranked in by_task
+    ]
 
 
 def _planner_order(candidate: Candidate) -> tuple[bool, float]:
