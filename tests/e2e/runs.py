@@ -25,7 +25,7 @@ def armap(*args: object, code: int = 0, **options: Any) -> subprocess.CompletedP
 
 def with_pairs(run: Path) -> Path:
     """Make a run folder with pairs and nothing trained."""
-    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 240, "--samples", 8, "--run", run)
+    armap("collect", "--env", "toy", "--model", "scripted", "--tasks", 24, "--samples", 8, "--run", run)
     armap("synthesize", "--run", run)
     return run
 

@@ -308,6 +308,20 @@ async def test_what_a_conversation_shares_with_an_earlier_one_is_not_computed_ag
     assert again.usage.cached_tokens == again.usage.prompt_tokens
 
 
+async def test_a_long_conversation_takes_no_more_memory_from_others_than_it_is_long(folder, monkeypatch):
+    prompt, turn = Plain(folder).prompt, [Message(role="assistant", content="leave"), *ASK[1:]]
+    conversations = [[*ASK, Message(role="user", content=f"Take the {word} .")] for word in ("cube", "ball", "cone")]
+    monkeypatch.setattr("armap.llms.local._KEPT_TOKENS", 3 * len(prompt([*conversations[0], *10 * turn])))
+    llm = LocalLLM(folder)
+    for messages in conversations:
+        for _ in range(9):
+            await llm.generate(messages, n=1, sampling=DRAW, choices=CHOICES)
+            messages += turn
+    for messages in conversations:
+        (answer,) = await llm.generate(messages, n=1, sampling=DRAW, choices=CHOICES)
+        assert answer.usage.cached_tokens >= len(prompt(messages[:-2]))
+
+
 async def test_a_prompt_longer_than_the_model_reads_is_an_error_of_this_request_only(tmp_path):
     llm = LocalLLM(make_tiny_model(tmp_path, max_positions=20))
     with pytest.raises(LLMError, match="reads at most 20") as caught:

@@ -226,9 +226,9 @@ class LocalLLM:
                 return known, tree, known.last_hidden[None, :][:0]
             shared, cache = len(key), known.cache
         else:
+            common, source = max(((_common(key, other), other) for other in self._prompts), default=(0, ()))
             # At least the last token is computed, as its hidden state is needed.
-            shared, source = max(((_common(key, other), other) for other in self._prompts), default=(0, ()))
-            shared = min(shared, len(key) - 1)
+            shared = min(common, len(key) - 1)
             cache = _beginning(self._prompts[source].cache, shared) if shared else DynamicCache()
         new = list(key[shared:])
         among_new = np.zeros((len(new) + len(tree),) * 2, dtype=np.bool_)
@@ -239,7 +239,14 @@ class LocalLLM:
         with torch.inference_mode():
             hidden, grown = self._forward([*new, *tree.tokens], positions, among_new, cache)
         if known is None:
-            known = self._prompts[key] = _Prompt(_kept(grown, len(key)), hidden[len(new) - 1], shared)
+            known = _Prompt(_kept(grown, len(key)), hidden[len(new) - 1], shared)
+            # A conversation that has gone on holds its beginning too.
+            if common == len(key):
+                self._prompts.move_to_end(source)
+            else:
+                self._prompts[key] = known
+                if common == len(source):
+                    self._prompts.pop(source, None)
             while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _KEPT_TOKENS:
                 self._prompts.popitem(last=False)
         return known, tree, hidden[len(new) :]
