@@ -119,15 +119,21 @@ async def _another_action(policy: Policy, before: History, taken: Action, rng: R
     return action
 
 
-def neighbours(chosen: Trajectory, fulfilled: Sequence[Trajectory]) -> Iterator[Trajectory]:
-    """Yield the trajectories whose instructions are most like the chosen one's but not the same, the nearest first.
+class Neighbourhood:
+    """Trajectories, to be found by what their instructions are like.
 
     Args:
-        chosen: the chosen side.
         fulfilled: trajectories under the instructions they fulfil.
-
     """
-    instruction = chosen.task.instruction
-    there = {i: one.task.instruction for i, one in enumerate(fulfilled) if one.task.instruction != instruction}
-    nearest = process.extract(instruction, there, scorer=fuzz.ratio, limit=_NEAREST)
-    return (fulfilled[place] for _, _, place in nearest)
+
+    def __init__(self, fulfilled: Sequence[Trajectory]) -> None:
+        self._fulfilled = fulfilled
+        self._instructions = [one.task.instruction for one in fulfilled]
+
+    def of(self, chosen: Trajectory) -> Iterator[Trajectory]:
+        """Yield those whose instructions are most like the chosen one's but not the same, the nearest first."""
+        instruction = chosen.task.instruction
+        # Nothing is nearer than the same.
+        looked_at = self._instructions.count(instruction) + _NEAREST
+        nearest = process.extract(instruction, self._instructions, scorer=fuzz.ratio, limit=looked_at)
+        return (self._fulfilled[place] for found, _, place in nearest if found != instruction)

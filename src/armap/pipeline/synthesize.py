@@ -19,7 +19,7 @@ from armap.engines.local import each
 from armap.errors import RunError
 from armap.pipeline.funnel import ORACLE, UNVERIFIED
 from armap.pipeline.kept_out import KeptOut
-from armap.pipeline.negatives import ORIGINS, Discard, Origin, altered, execute, neighbours, other_attempts
+from armap.pipeline.negatives import ORIGINS, Discard, Neighbourhood, Origin, altered, execute, other_attempts
 from armap.pipeline.selection import gives_away, select
 from armap.pipeline.verdicts import PairJudge
 from armap.pipeline.writers import InstructionWriter
@@ -94,14 +94,15 @@ async def synthesize(
         await makers[source].write()
 
     async def make(source: str) -> None:
-        async for made in makers[source].make(fulfilled, there):
+        async for made in makers[source].make(neighbourhood, there):
             run.append("drafts" if isinstance(made, PreferencePair) else "discarded", made)
 
     # The nearest neighbour may come from anywhere, so all are written about before any pair is made.
     writing = list(makers) if todo else []
     total = len(writing) + len(todo)
     await each(writing, write, concurrency=concurrency, on_progress=lambda done, _: on_progress(done, total))
-    fulfilled = sorted((one for maker in makers.values() for one in maker.chosen()), key=lambda one: one.id)
+    fulfilled = (one for maker in makers.values() for one in maker.chosen())
+    neighbourhood = Neighbourhood(sorted(fulfilled, key=lambda one: one.id))
     await each(todo, make, concurrency=concurrency, on_progress=lambda done, _: on_progress(len(writing) + done, total))
     _select(run, verify=settings.verify, seed=seed)
 
@@ -181,12 +182,12 @@ class _PairMaker:
                 self._written[attempt.id] = Discard("failure", f"failed: {type(error).__name__}")
 
     async def make(
-        self, fulfilled: Sequence[Trajectory], there: set[str]
+        self, neighbourhood: Neighbourhood, there: set[str]
     ) -> AsyncIterator[PreferencePair | DiscardedPair]:
         """Yield a pair, or why there is none, for every id that is not there.
 
         Args:
-            fulfilled: all trajectories of the run under the instructions they fulfil.
+            neighbourhood: all trajectories of the run under the instructions they fulfil.
             there: ids that are decided.
         """
         for attempt in self._attempts:
@@ -198,7 +199,7 @@ class _PairMaker:
                 names = self._names(attempt, origin)
                 if there.issuperset(names):
                     continue
-                async for made in self._make(attempt, written, origin, names, fulfilled):
+                async for made in self._make(attempt, written, origin, names, neighbourhood):
                     if made.id not in there:
                         yield made
 
@@ -234,7 +235,7 @@ class _PairMaker:
         written: _Chosen | Discard,
         origin: str,
         names: Sequence[str],
-        fulfilled: Sequence[Trajectory],
+        neighbourhood: Neighbourhood,
     ) -> AsyncIterator[PreferencePair | DiscardedPair]:
         """Yield a record for each of the names."""
         waiting = list(names)
@@ -242,7 +243,7 @@ class _PairMaker:
             if isinstance(written, Discard):
                 raise written
             rng = rng_for(self._seed, "synthesize", attempt.id, origin)
-            async for rejected in self._rejected(attempt, written.trajectory, origin, rng, fulfilled):
+            async for rejected in self._rejected(attempt, written.trajectory, origin, rng, neighbourhood):
                 name = waiting.pop(0)
                 yield await self._judged(self._pair(name, written, rejected, origin, attempt.task.id))
                 if not waiting:
@@ -256,7 +257,7 @@ class _PairMaker:
                 yield self._discarded(name, origin, Discard("failure", f"failed: {type(error).__name__}"))
 
     async def _rejected(
-        self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, fulfilled: Sequence[Trajectory]
+        self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, neighbourhood: Neighbourhood
     ) -> AsyncIterator[Trajectory]:
         """Yield trajectories under the chosen one's task that came to something else, each once."""
         if origin == _ORACLE_ORIGIN:
@@ -265,13 +266,13 @@ class _PairMaker:
                     yield other
             return
         found: set[tuple[str, ...]] = set()
-        async for one in self._tried(attempt, chosen, origin, rng, fulfilled):
+        async for one in self._tried(attempt, chosen, origin, rng, neighbourhood):
             if one.actions not in found and not (self._settings.verify and self._writer.same_outcome(one, chosen)):
                 found.add(one.actions)
                 yield one
 
     async def _tried(
-        self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, fulfilled: Sequence[Trajectory]
+        self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, neighbourhood: Neighbourhood
     ) -> AsyncIterator[Trajectory]:
         """Yield trajectories under the chosen one's task, whatever they came to."""
         if origin == "altered_action":
@@ -285,7 +286,7 @@ class _PairMaker:
             others = other_attempts(chosen, self._attempts, rng)
             others = [one for one in others if not (self._settings.verify and self._writer.same_outcome(one, attempt))]
         else:
-            others = list(neighbours(chosen, fulfilled))
+            others = list(neighbourhood.of(chosen))
         for other in others:
             try:
                 yield await execute(self._world, chosen.task, [step.action for step in other.steps])
