@@ -239,16 +239,16 @@ class LocalLLM:
         with torch.inference_mode():
             hidden, grown = self._forward([*new, *tree.tokens], positions, among_new, cache)
         if known is None:
-            known = _Prompt(_kept(grown, len(key)), hidden[len(new) - 1], shared)
+            known = _Prompt(_beginning(grown, len(key)), hidden[len(new) - 1], shared)
             # A conversation that has gone on holds its beginning too.
             if common == len(key):
                 self._prompts.move_to_end(source)
             else:
-                self._prompts[key] = known
                 if common == len(source):
                     self._prompts.pop(source, None)
-            while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _KEPT_TOKENS:
-                self._prompts.popitem(last=False)
+                self._prompts[key] = known._replace(cache=_kept(known.cache))
+                while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _KEPT_TOKENS:
+                    self._prompts.popitem(last=False)
         return known, tree, hidden[len(new) :]
 
     def _forward(
@@ -345,9 +345,9 @@ def _beginning(cache: Any, length: int | None = None) -> Any:  # noqa: ANN401
     return fresh
 
 
-def _kept(cache: Any, length: int) -> Any:  # noqa: ANN401
-    """Return a cache of the first `length` positions in memory of its own, so that the others take none."""
-    fresh = _beginning(cache, length)
+def _kept(cache: Any) -> Any:  # noqa: ANN401
+    """Return a cache in memory of its own, so that what it is the beginning of takes none."""
+    fresh = _beginning(cache)
     for layer in fresh.layers:
         layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
     return fresh
