@@ -85,9 +85,6 @@ class ResetAndReplay:
         stop_reason = "terminated" if result.terminated else "truncated" if result.truncated else None
         return history.after(action, result.observation, stop_reason=stop_reason)
 
-    def state_of(self, history: History) -> None:
-        return None
-
     def _replay(self, history: History) -> None:
         self._environment.reset(history.task)
         for action in history.actions:

@@ -61,9 +61,6 @@ class FreeWorld:
         over = len(history.steps) + 1 == DEPTH
         return history.after(action, SEEN, stop_reason="terminated" if over else None)
 
-    def state_of(self, history: History) -> None:
-        return None
-
 
 class FreeEnvironment:
     """The same as an environment."""

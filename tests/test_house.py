@@ -21,7 +21,7 @@ LAYERS = (
     {"planners", "engines"},
     {"pipeline", "serve"},
     {"environments", "doctor", "reward_models"},
-    {"judging"},
+    {"judging", "agent_settings"},
     {"commands", "gymnasium_ids"},
     {"cli"},
 )

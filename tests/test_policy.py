@@ -314,6 +314,14 @@ def test_a_lenient_reading_keeps_what_stands_before_the_action_as_the_thought(re
     assert parse_action(reply, strict=False) == Action(text="leave", thought=thought)
 
 
+@pytest.mark.parametrize("action", ['click "Buy"', '"quoted"', "run *", "> out.txt", "- 3", "`ls`"])
+def test_what_looks_like_wrapping_stays_where_it_is_a_part_of_a_legal_action(action):
+    legal = ["leave", action, 'click "Buy', "quoted", "run", "out.txt", "3"]
+    for reply in (action, f"Action: {action}", f"Thought: Hm.\nAction: {action} "):
+        assert parse_action(reply, strict=False, legal=legal) is not None
+        assert parse_action(reply, strict=False, legal=legal).text == action
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(
     "reply", ["", " ", "\n\t\r\n", "Action:", "Action: ", "Action: \n \n", "Thought: Hm.\nAction:  "]

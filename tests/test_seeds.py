@@ -75,6 +75,8 @@ def test_a_late_generator_draws_what_one_draws_that_was_seeded_at_once(first):
     late, early = LateRandom(lambda: ("run", 1)), rng_for("run", 1)
     for draw in (first, *DRAWS):
         assert draw(late) == draw(early)
+    late.start_over(lambda: ("run", 2))
+    assert [draw(late) for draw in DRAWS] == [draw(again) for again in [rng_for("run", 2)] for draw in DRAWS]
 
 
 def test_a_late_generator_can_be_copied_kept_and_started_anew():

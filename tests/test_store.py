@@ -228,6 +228,7 @@ def test_a_stage_with_other_settings_is_refused_and_every_difference_is_named(tm
     with RunFolder(tmp_path) as run:
         run.begin_stage("plan", {"seed": 1, "planner": {"name": "beam", "width": 4}, "same": True})
         run.begin_stage("train", {"seed": 2})
+        run.append("numbers", Completion(text="1"))
         with pytest.raises(ConfigError) as refusal:
             run.begin_stage("plan", {"seed": 2, "planner": {"name": "beam", "width": 5}, "same": True, "split": "x"})
     assert_one_sentence(refusal)
@@ -236,6 +237,27 @@ def test_a_stage_with_other_settings_is_refused_and_every_difference_is_named(tm
         "(planner.width was 4 and is now 5, seed was 1 and is now 2, "
         'split was null and is now "x"); use the old ones or another run folder.'
     ) in str(refusal.value)
+
+
+def test_a_stage_begins_anew_where_nothing_is_stored_yet(tmp_path):
+    with RunFolder(tmp_path) as run:
+        run.begin_stage("plan", {"model": "misspelt"})
+        run.begin_stage("plan", {"model": "right"})
+    with RunFolder(tmp_path) as run:
+        assert run.manifest.stages["plan"].settings == {"model": "right"}
+
+
+def test_a_server_may_move(tmp_path):
+    with RunFolder(tmp_path) as run:
+        run.begin_stage("plan", {"seed": 1, "agent": {"url": "http://here", "model": "m"}}, movable=["agent.url"])
+        begun = run.manifest.stages["plan"].started_at
+        run.append("numbers", Completion(text="1"))
+        moved = {"seed": 1, "agent": {"url": "http://there", "model": "m"}}
+        run.begin_stage("plan", moved, movable=["agent.url"])
+    with RunFolder(tmp_path) as run:
+        assert (run.manifest.stages["plan"].settings, run.manifest.stages["plan"].started_at) == (moved, begun)
+        with pytest.raises(ConfigError, match=r"\(seed was 1 and is now 2\)"):
+            run.begin_stage("plan", {**moved, "seed": 2, "agent": {"url": "x", "model": "m"}}, movable=["agent.url"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, Path("x")])

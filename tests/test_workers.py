@@ -94,6 +94,17 @@ def test_an_environment_of_ours_can_be_sent():
 
 # What goes wrong
 
+
+@pytest.mark.parametrize("make", [lambda: Inline(Unruly), lambda: worker(Unruly)], ids=["inline", "worker"])
+def test_what_an_environment_raises_is_an_error_of_the_environment_wherever_it_runs(make):
+    with closing(make()) as host:
+        host.reset(task())
+        with pytest.raises(EnvError, match=r"raised ValueError: first line \(.*unruly\.py:\d+\)"):
+            host.step("err")
+    with closing(make()) as host, pytest.raises(EnvError, match=r"^stuck in the swamp$"):
+        host.reset(task(do="break down"))
+
+
 TROUBLE = {
     "hang": r"did not finish step 'hang' within 0.3 s; its process was ended",
     "spin": r"did not finish step 'spin' within 0.3 s; its process was ended",

@@ -291,7 +291,7 @@ THINGS = ("a red apple", "a pear", "two plums", "figs", "a red fig")
 
 async def names_of_the_full_basket(environments: int) -> set[str | None]:
     world = LiveWorld(Basket, environments=environments)
-    return {world.state_of(await walk(world, *way)) for way in [*permutations(THINGS)][::7]}
+    return {(await walk(world, *way)).state_name for way in [*permutations(THINGS)][::7]}
 
 
 @pytest.mark.parametrize("environments", [1, 64])
@@ -299,7 +299,7 @@ async def test_a_state_has_one_name_whatever_led_there_and_from_wherever_it_was_
     (name,) = await names_of_the_full_basket(environments)
     assert name is not None
     world = LiveWorld(Basket)
-    assert world.state_of(await walk(world, *THINGS[:4], "a lemon")) != name
+    assert (await walk(world, *THINGS[:4], "a lemon")).state_name != name
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "2"])

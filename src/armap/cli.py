@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.commands import UNTRAINED, AgentSettings, Workshop, agent_of, judging_of
+from armap.agent_settings import AgentSettings, agent_of
+from armap.commands import UNTRAINED, Workshop, judging_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
 from armap.errors import ArmapError, BudgetError, ConfigError
@@ -153,7 +154,7 @@ Settings = Annotated[
 ]
 ObjectiveText = Annotated[
     str | None,
-    typer.Option("--objective", help="What to look for, such as 'score - 0.5*steps - 0.02*price'; default: the score."),
+    typer.Option("--objective", help="What to look for, such as `score - 0.5*steps - 0.02*price`; default: the score."),
 ]
 TaskMaxTrajectories = Annotated[
     int | None, typer.Option(min=1, help="Most trajectories that one search for one task may try.")
@@ -226,6 +227,7 @@ def demo(
             env=env, model=model, base_url=base_url, evaluation=evaluation or usual.evaluation, seed=seed
         )
     with _open(run, agent, Budget(), concurrency) as (shop, do):
+        shop.require_evaluation_tasks(tasks or usual.tasks)
         do(shop.collect(tasks=collect_tasks or usual.collect_tasks, samples=samples or usual.samples))
         do(shop.synthesize(SynthesisSettings()))
         do(shop.train(kind="transformer", settings=FitSettings(), heldout_share=0.2))
@@ -246,6 +248,9 @@ def collect(
     temperature: Temperature = 1.0,
     free: Free = False,
     strict: Strict = False,
+    reply_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest reply of a model that writes freely; one that reasons needs thousands.")
+    ] = 64,
     recall_chars: Annotated[
         int, typer.Option(min=0, help="Characters of each observation but the last that the model is shown.")
     ] = 200,
@@ -258,7 +263,9 @@ def collect(
         bool,
         typer.Option("--invent", help="Let the model invent instructions for the training tasks before it tries them."),
     ] = False,
-    tasks: Annotated[int, typer.Option(min=1, help="Training tasks to collect on.")] = 40,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Training tasks to collect on; default: 40, or all of fewer.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Trajectories per task.")] = 8,
     seed: Seed = 0,
     concurrency: Concurrency = 4,
@@ -282,6 +289,7 @@ def collect(
             temperature=temperature,
             choose=not free,
             strict=strict,
+            reply_tokens=reply_tokens,
             recall_chars=recall_chars,
             data=None if data is None else str(data),
             images=images,
@@ -514,7 +522,10 @@ def train(
         "evaluate_every_steps": evaluate_every_steps,
         "patience": patience,
     }
-    settings = _fit_settings(preset, {name: value for name, value in said.items() if value is not None})
+    said = {name: value for name, value in said.items() if value is not None}
+    if kind == "linear" and (idle := [*said, *(["preset"] if preset else []), *(["tracker"] if tracker else [])]):
+        raise ConfigError(f"--kind linear has no such settings; leave out --{idle[0].replace('_', '-')}.")
+    settings = _fit_settings(preset, said)
     # `accelerate launch` numbers the processes it starts; the first one writes, the others help it to compute.
     helping = int(os.environ.get("RANK", "0")) > 0
     _require_run(run)
@@ -620,7 +631,10 @@ def evaluate(
     n: Size = 30,
     settings: Settings = _AS_USUAL,
     objective: ObjectiveText = None,
-    tasks: Annotated[int, typer.Option(min=1, help="Evaluation tasks, drawn from those of the run.")] = 40,
+    tasks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Evaluation tasks, drawn from those of the run; default: 40, or all of fewer."),
+    ] = None,
     reward_model: RewardModelPlace = None,
     concurrency: Concurrency = 4,
     max_calls: MaxCalls = None,

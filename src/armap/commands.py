@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 
+from armap.agent_settings import SCRIPTED, AgentSettings, agent_of
 from armap.environments import Wanted, environment_entry
 from armap.errors import ConfigError, DataError
 from armap.judging import Judging
@@ -23,7 +24,7 @@ from armap.pipeline.plan import AnyPlanner, label, plan, plan_one
 from armap.pipeline.synthesize import SynthesisSettings, synthesize
 from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER
 from armap.pipeline.verdicts import PairJudge
-from armap.pipeline.writers import EnvironmentWriter, InstructionWriter, LLMWriter
+from armap.pipeline.writers import EnvironmentWriter, InstructionWriter, LLMWriter, begun_as
 from armap.policy import PromptedPolicy
 from armap.protocols import LLM, HindsightWriter, RewardModel
 from armap.reward_models import is_address
@@ -37,50 +38,18 @@ from armap.types import (
     Budget,
     Calibration,
     Metrics,
-    Record,
     SamplingParams,
     SearchResult,
     Task,
     Trajectory,
 )
-from armap.weights import EMBEDDED, locate, require_local_extra
+from armap.weights import locate, require_local_extra
 from armap.world import LiveWorld
 
-SCRIPTED = "scripted"
-"""Name of the model that draws among the legal actions at random and needs nothing installed."""
+_USUAL_TASKS = 40
+"""Tasks that a stage tries where nothing else is said and there are so many."""
 UNTRAINED = PROMPTED, CHANCE = "prompted", "chance"
 """Names of the reward models that nobody trained: the run's language model, and nothing at all."""
-
-
-class AgentSettings(Record):
-    """Who acts, and where."""
-
-    env: str = "game24"
-    """Name of the environment."""
-    model: str = EMBEDDED
-    """`embedded`, `scripted`, a local model, or the name of a model at `base_url`."""
-    base_url: str | None = None
-    """Address of an OpenAI-compatible server, if the model is there."""
-    prompt_usd_per_million: float = Field(default=0.0, ge=0)
-    """Price of a million tokens read."""
-    completion_usd_per_million: float = Field(default=0.0, ge=0)
-    """Price of a million tokens written."""
-    temperature: float = Field(default=1.0, ge=0)
-    """How freely actions are drawn."""
-    choose: bool = True
-    """Let the model choose among the legal actions where they are listed."""
-    strict: bool = False
-    """Accept nothing but `Action: ...` from a model that writes freely."""
-    recall_chars: int = Field(default=200, ge=0)
-    """Characters of each observation but the last that the model is shown."""
-    data: str | None = None
-    """Folder of data of the user's own for the environment."""
-    images: bool = False
-    """Keep a picture of every observation."""
-    evaluation: str
-    """Which evaluation tasks; none of them is trained on."""
-    seed: int = 0
-    """Decides every draw."""
 
 
 class Workshop(Judging):
@@ -104,13 +73,9 @@ class Workshop(Judging):
         data = None if agent.data is None else Path(agent.data)
         wanted = Wanted(choose=agent.choose, data=data, images=run.images if agent.images else None)
         entry = environment_entry(agent.env, wanted)
-        if urlsplit(agent.base_url or "").password:
-            raise ConfigError("The server's address is kept in the run folder; put its password into ARMAP_API_KEY.")
-        if budget.max_cost_usd is not None and not (agent.prompt_usd_per_million or agent.completion_usd_per_million):
-            raise ConfigError(
-                f"No price of {agent.model} is known, so --max-cost-usd could never stop it; collect with "
-                "--prompt-price and --completion-price, in dollars per million tokens."
-            )
+        agent.check()
+        if budget.max_cost_usd is not None:
+            agent.require_prices("--max-cost-usd")
         super().__init__(run, seed=agent.seed, made_by={"agent": agent.model_dump()}, console=console)
         self.agent = agent
         self.entry = entry
@@ -122,10 +87,22 @@ class Workshop(Judging):
         self.opened.callback(self._environment.close)
         self.opened.callback(self._world.close)
 
-    async def collect(self, *, tasks: int, samples: int, invent: bool = False) -> None:
-        """Collect trajectories on training tasks, or on instructions that the model invents for them."""
+    def require_evaluation_tasks(self, count: int) -> None:
+        """Say at once if there are not so many evaluation tasks.
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        _check_count(self.evaluation_tasks(), count, "evaluation")
+
+    async def collect(self, *, tasks: int | None, samples: int, invent: bool = False) -> None:
+        """Collect trajectories on training tasks, or on instructions that the model invents for them.
+
+        Where no number of tasks is said, forty are tried, or all of fewer.
+        """
         kept_out = self.evaluation_tasks()
         available = self.entry.training_tasks(kept_out)
+        tasks = tasks or min(_USUAL_TASKS, len(available))
         chosen = _draw(available, tasks, self.agent.seed, "training")
         inventor = None
         if invent:
@@ -167,7 +144,10 @@ class Workshop(Judging):
             # Whoever goes by what the environment pays asks no writer, be it this one.
             chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
         else:
-            raise ConfigError(f"{self.agent.env} cannot state outcomes in words; type: --writer model")
+            raise ConfigError(
+                f"{self.agent.env} cannot state outcomes in words; type: --writer model, or give it a method "
+                "hindsight_task, as examples/own_environment.py has."
+            )
         if settings.labels == "oracle" and self.run.manifest.stages["collect"].settings.get("invent"):
             raise ConfigError(
                 "What the environment pays says nothing about invented instructions; use a run folder that was "
@@ -194,13 +174,14 @@ class Workshop(Judging):
         self,
         planners: Sequence[AnyPlanner],
         *,
-        tasks: int,
+        tasks: int | None,
         reward_model: str | None,
         objective: Objective | None = None,
     ) -> Metrics:
         """Let every planner try evaluation tasks, and measure what came of it. Further ones can be added later."""
-        _refuse_uncounted(reward_model, planners)
-        chosen = _draw_more(self.evaluation_tasks(), tasks, self.agent.seed, "evaluation")
+        self._refuse_uncounted(reward_model, planners)
+        available = self.evaluation_tasks()
+        chosen = _draw_more(available, tasks or min(_USUAL_TASKS, len(available)), self.agent.seed, "evaluation")
         judge = self._judge(reward_model, objective)
         self.llm()
         self.begin(
@@ -233,9 +214,24 @@ class Workshop(Judging):
         self, task: Task, planner: AnyPlanner, *, reward_model: str | None, objective: Objective | None = None
     ) -> SearchResult:
         """Let a planner try one task; nothing but the answers it bought is stored."""
-        _refuse_uncounted(reward_model, [planner])
+        self._refuse_uncounted(reward_model, [planner])
         judge = self._judge(reward_model, objective)
         return await plan_one(task, planner, self._world, self._policy(), judge, self.agent.seed)
+
+    def _refuse_uncounted(self, reward_model: str | None, planners: Sequence[AnyPlanner]) -> None:
+        """Refuse limits on what a search may spend that could not hold.
+
+        Raises:
+            ConfigError: there are such limits.
+        """
+        if any(planner.budget.max_cost_usd is not None for planner in planners):
+            self.agent.require_prices("--task-max-usd")
+        limits = ("max_calls", "max_tokens", "max_cost_usd")
+        if reward_model == PROMPTED and any(getattr(planner.budget, limit) for planner in planners for limit in limits):
+            raise ConfigError(
+                "What `--reward-model prompted` asks the language model is not counted by task; limit the run instead, "
+                "with --max-calls, --max-tokens or --max-cost-usd, or the search with --task-max-trajectories."
+            )
 
     def _judge(self, place: str | None, objective: Objective | None) -> RewardModel:
         """Return who scores: the reward model of a place, or of the run, as the objective has it."""
@@ -285,7 +281,7 @@ class Workshop(Judging):
     def _learned_from(self, source_task_ids: Collection[str]) -> Iterator[str]:
         """Say how many evaluation tasks a reward model was made of, if any."""
         kept_out = {task.id for task in self.evaluation_tasks()}
-        if seen := kept_out.intersection(source_task_ids):
+        if seen := kept_out.intersection(map(begun_as, source_task_ids)):
             yield (
                 f"The reward model was made of attempts at {len(seen)} of the {len(kept_out)} evaluation tasks of this "
                 "run: how well it chooses there says little of tasks that it has not seen."
@@ -317,13 +313,19 @@ class Workshop(Judging):
             self._llm = CachedLLM(llm, self.ledger)
         return self._llm
 
+    @cached_property
+    def _examples(self) -> list[Trajectory]:
+        """The environment's examples but those of evaluation tasks."""
+        asked = {task.instruction for task in self.evaluation_tasks()}
+        return [example for example in self.entry.examples if example.task.instruction not in asked]
+
     def _policy(self) -> PromptedPolicy:
         return PromptedPolicy(
             self.llm(),
             rules=self.entry.rules,
-            examples=self.entry.examples,
+            examples=self._examples,
             recall_chars=self.agent.recall_chars,
-            sampling=SamplingParams(temperature=self.agent.temperature),
+            sampling=SamplingParams(temperature=self.agent.temperature, max_tokens=self.agent.reply_tokens),
             choose=self.agent.choose,
             strict=self.agent.strict,
         )
@@ -347,25 +349,6 @@ def judging_of(run: RunFolder, console: Console) -> Judging:
             "use another run folder."
         )
     return Judging(run, seed=seed, made_by={"seed": seed}, console=console)
-
-
-def agent_of(run: RunFolder) -> AgentSettings:
-    """Return the agent that collected in `run`.
-
-    Raises:
-        ConfigError: nothing was collected there.
-        DataError: its settings cannot be read.
-    """
-    begun = run.manifest.stages.get("collect")
-    if begun is None:
-        raise ConfigError(f"Nothing was collected in {run.path}; begin with `armap collect --run {run.path}`.")
-    try:
-        return AgentSettings.model_validate(begun.settings["agent"])
-    except (KeyError, ValidationError) as error:
-        raise DataError(
-            f"{run.path / 'manifest.json'} does not hold the settings of an agent at stages.collect.settings.agent; "
-            "restore the file or use another run folder."
-        ) from error
 
 
 def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
@@ -397,20 +380,8 @@ def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[T
     return [tasks[i] for i in sorted(rng_for(seed, purpose).sample(range(len(tasks)), len(tasks))[:count])]
 
 
-def _refuse_uncounted(reward_model: str | None, planners: Sequence[AnyPlanner]) -> None:
-    """Refuse limits on what a search may spend where the language model is asked for scores too.
-
-    Raises:
-        ConfigError: there are such limits.
-    """
-    limits = ("max_calls", "max_tokens", "max_cost_usd")
-    if reward_model == PROMPTED and any(getattr(planner.budget, limit) for planner in planners for limit in limits):
-        raise ConfigError(
-            "What `--reward-model prompted` asks the language model is not counted by task; limit the run instead, "
-            "with --max-calls, --max-tokens or --max-cost-usd, or the search with --task-max-trajectories."
-        )
-
-
 def _check_count(tasks: list[Task], count: int, purpose: str) -> None:
+    if not tasks:
+        raise ConfigError(f"There are no {purpose} tasks: none, or none that is not another kind of task too.")
     if not 1 <= count <= len(tasks):
         raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")

@@ -4,7 +4,7 @@
       ConfigError            the user asked for something impossible
       DataError              a stored record is malformed
       BudgetError            the budget of the run is spent
-      UnavailableError       no language model can be asked at all
+      UnavailableError       a server that everything needs cannot be asked at all
       RunError               one task went wrong; the others go on
         LLMError             a language model gave no usable answer
         PolicyError          no action could be read from the replies
@@ -38,7 +38,7 @@ class BudgetError(ArmapError):
 
 
 class UnavailableError(ArmapError):
-    """No language model can be asked: the key or the address is refused, or nobody answers; nothing is lost."""
+    """A model's server cannot be asked: key or address is refused, or nobody answers for long; nothing is lost."""
 
 
 class RunError(ArmapError):

@@ -20,6 +20,9 @@ from armap.rewards.http import HTTPRewardModel
 from armap.store import RunFolder
 from armap.types import JudgeReport, PreferencePair, TrainingPoint
 
+_MOVABLE = ("agent.base_url", "agent.prompt_usd_per_million", "agent.completion_usd_per_million")
+"""Settings of an agent that decide nothing of what it does."""
+
 
 class Judging:
     """An open run folder with the reward models that are trained in it or examined on it. For one event loop.
@@ -97,6 +100,9 @@ class Judging:
             )
         if model is not None:
             self._remark(model)
+        elif not helping:
+            # One that is there is kept, unless it is damaged.
+            load_reward_model(self.run.path / REWARD_MODEL_FOLDER, self.run.images)
         if not helping and self.run.read_json("judge", JudgeReport) is None:
             await self.examine(reward_model=None)
 
@@ -105,7 +111,10 @@ class Judging:
         judge = self.load_judge(reward_model)
         with self.console.status("examining the reward model"):
             found = await examine(
-                self.run, judge, reward_model or f"{self.run.path.resolve().name}/{REWARD_MODEL_FOLDER}"
+                self.run,
+                judge,
+                reward_model or f"{self.run.path.resolve().name}/{REWARD_MODEL_FOLDER}",
+                own=reward_model is None,
             )
         if reward_model is None:
             self.run.write_json("judge", found)
@@ -125,7 +134,7 @@ class Judging:
 
     def begin(self, stage: str, **settings: JsonValue) -> None:
         """Note a stage as begun with these settings, or check that it began with them."""
-        self.run.begin_stage(stage, {**self._made_by, **settings})
+        self.run.begin_stage(stage, {**self._made_by, **settings}, movable=_MOVABLE)
 
     @contextmanager
     def progress(self, stage: str) -> Iterator[ShowProgress]:

@@ -158,11 +158,15 @@ def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Acti
     thought = reply[: markers[-1].start()] if markers else ""
     rest = reply[markers[-1].end() :] if markers else reply
     lines = (line for line in rest.splitlines() if not _FENCE.fullmatch(line))
-    text = next(filter(None, (_unwrapped(_BULLET.sub("", line)) for line in lines)), "")
+    line, text = next(((line, text) for line in lines if (text := _unwrapped(_BULLET.sub("", line)))), ("", ""))
     if not text:
         return None
-    if text not in legal:
-        text = {_squeezed(action): action for action in legal}.get(_squeezed(text), text)
+    # What looks like wrapping may be a part of an action.
+    if line.strip() in legal:
+        text = line.strip()
+    elif text not in legal:
+        squeezed = {_squeezed(action): action for action in legal}
+        text = squeezed.get(_squeezed(line), squeezed.get(_squeezed(text), text))
     return Action(text=text, thought=_THOUGHT.sub("", thought).strip())
 
 

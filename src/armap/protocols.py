@@ -219,13 +219,6 @@ class World(Protocol):
         """
         ...
 
-    def state_of(self, history: History) -> str | None:
-        """Return a name of the state that `history` has led to, or None if the environment cannot name its states.
-
-        Histories of one task with equal names go on alike, whatever led there.
-        """
-        ...
-
 
 class Planner(Protocol):
     """Decides which trajectory to return, without ever reading an environment's reward or naming an environment."""

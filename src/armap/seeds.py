@@ -48,6 +48,7 @@ class LateRandom(Random):
     def start_over(self, parts: Callable[[], Sequence[object]]) -> None:
         """Draw for other parts from now on; making another generator takes longer."""
         self._parts = parts
+        self.gauss_next = None
 
     def random(self) -> float:
         """Return the next number from 0 to 1, 1 excluded."""

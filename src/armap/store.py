@@ -14,7 +14,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -107,12 +107,15 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def begin_stage(self, stage: str, settings: Mapping[str, JsonValue]) -> None:
+    def begin_stage(self, stage: str, settings: Mapping[str, JsonValue], *, movable: Collection[str] = ()) -> None:
         """Record the settings of a stage, or check that it goes on with those it began with.
+
+        Where nothing is stored yet, it begins anew.
 
         Args:
             stage: name of the stage.
             settings: everything that decides its results, the seed and the identity of its models included.
+            movable: those that decide nothing, such as where a server is; the new ones are kept.
 
         Raises:
             ConfigError: the stage began with other settings, or they are not finite JSON values.
@@ -122,16 +125,22 @@ class RunFolder:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"The settings of stage {stage!r} must be finite JSON values: {error}.") from error
         begun = self.manifest.stages.get(stage)
-        if begun is None:
-            started = StageManifest(settings=new, started_at=datetime.now(UTC), versions=_installed_versions())
-            manifest = self.manifest.model_copy(update={"stages": {**self.manifest.stages, stage: started}})
-            self.write_json("manifest", manifest)
-            self.manifest = manifest
-        elif differences := ", ".join(_differences(begun.settings, new)):
+        differences = {} if begun is None else dict(_differences(begun.settings, new))
+        refused = ", ".join(said for place, said in differences.items() if place not in movable)
+        if refused and any(self.path.glob("*.jsonl")):
             raise ConfigError(
-                f"Stage {stage!r} of {self.path} began with other settings ({differences}); "
+                f"Stage {stage!r} of {self.path} began with other settings ({refused}); "
                 "use the old ones or another run folder."
             )
+        if begun is None or refused:
+            begun = StageManifest(settings=new, started_at=datetime.now(UTC), versions=_installed_versions())
+        elif differences:
+            begun = begun.model_copy(update={"settings": new})
+        else:
+            return
+        manifest = self.manifest.model_copy(update={"stages": {**self.manifest.stages, stage: begun}})
+        self.write_json("manifest", manifest)
+        self.manifest = manifest
 
     def append(self, name: str, record: R) -> R:
         """Add `record` to `NAME.jsonl`; once this returns it survives a kill of the process.
@@ -270,8 +279,9 @@ class Ledger:
     def reserve(self, key: str) -> Iterator[None]:
         """Make one request for `key` inside this context; `settled` says when it may be entered.
 
-        Every call under way counts as one request, so `max_calls` holds exactly under concurrency. What a call costs
-        in tokens and money is known only afterwards, so calls under way may still go beyond those limits.
+        Every call under way counts as one request, so `max_calls` holds exactly under concurrency, but where a server
+        gives one answer a request and several were asked for. What a call costs in tokens and money is known only
+        afterwards, so calls under way may still go beyond those limits.
 
         Raises:
             BudgetError: one more call would exceed the budget.
@@ -415,11 +425,11 @@ def _dump(record: R) -> tuple[str, R]:
         return record.model_dump_json(exclude_defaults=True), record
 
 
-def _decode(kind: type[R], content: bytes, where: str) -> R:
+def _decode(kind: type[R], content: bytes, where: str, remedy: str = "correct or remove it") -> R:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        raise DataError(f"{where}, {_reason(error)}; correct or remove it.") from error
+        raise DataError(f"{where}, {_reason(error)}; {remedy}.") from error
 
 
 def _reason(error: ValidationError) -> str:
@@ -502,7 +512,7 @@ def _open_manifest(path: Path, *, create: bool) -> Manifest:
                 f"{found.get('armap_version')}, and this armap reads version {SCHEMA_VERSION}; "
                 "use that armap or another run folder."
             )
-    return _decode(Manifest, content, str(file))
+    return _decode(Manifest, content, str(file), "restore it, or use another run folder")
 
 
 def _replace_json(folder: Path, name: str, value: Record) -> None:
@@ -532,10 +542,14 @@ def _installed_versions() -> dict[str, str]:
     return versions
 
 
-def _differences(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue], prefix: str = "") -> Iterator[str]:
+def _differences(
+    old: Mapping[str, JsonValue], new: Mapping[str, JsonValue], prefix: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield the place of every setting that differs, and how it does."""
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             yield from _differences(before, now, f"{prefix}{name}.")
         elif before != now:
-            yield f"{prefix}{name} was {json.dumps(before)} and is now {json.dumps(now)}"
+            place = f"{prefix}{name}"
+            yield place, f"{place} was {json.dumps(before)} and is now {json.dumps(now)}"

@@ -110,6 +110,9 @@ class History(NamedTuple):
     """Why nothing more can happen, or None while it can."""
     metrics: Mapping[str, float] = MappingProxyType({})
     """Named quantities the environment reports, such as a price."""
+    state_name: str | None = None
+    """What the state is called, whatever led there: histories of one task with equal names go on alike. None if the
+    environment cannot name its states."""
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -124,6 +127,7 @@ class History(NamedTuple):
         env_reward: float = 0.0,
         stop_reason: StopReason | None = None,
         metrics: Mapping[str, float] = MappingProxyType({}),
+        state_name: str | None = None,
     ) -> History:
         """Return the history after one more action.
 
@@ -133,9 +137,10 @@ class History(NamedTuple):
             env_reward: what the environment pays for it.
             stop_reason: why nothing more can happen then, if so.
             metrics: what the environment reports then.
+            state_name: what the state is called then.
         """
         step = Step(self.observation, action, env_reward)
-        return History(self.task, observation, (*self.steps, step), stop_reason, metrics)
+        return History(self.task, observation, (*self.steps, step), stop_reason, metrics, state_name)
 
 
 class Failure(Record):
@@ -353,7 +358,11 @@ class Budget(Record):
 
 
 class SearchBudget(Budget):
-    """Limits of one search, looked at before anything is spent; None means unlimited."""
+    """Limits of one search, looked at before anything is spent; None means unlimited.
+
+    What is under way when one is reached still counts: tokens and money of the last requests, of which up to eight are
+    made at a time, and the requests that a server needs for several answers if it gives one at a time.
+    """
 
     max_trajectories: int | None = Field(default=None, gt=0)
     """Trajectories tried, those that fail included."""
@@ -705,6 +714,8 @@ class Metrics(Record):
     """The policy."""
     data: DataMetrics
     """The data."""
+    chosen_by: str | None = None
+    """Who chose, where that was not the run's own reward model: another one, and an objective."""
     spent: Usage
     """What was spent on language models over the whole life of the run."""
 

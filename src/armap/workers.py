@@ -113,6 +113,21 @@ class Host(Protocol):
         ...
 
 
+class _Ours:
+    """Makes one of our errors of whatever an environment raises."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and (ours := _as_ours(error)) is not error:
+            raise ours from error
+
+
+_OURS = _Ours()
+
+
 class Inline:
     """Runs an environment in this process.
 
@@ -128,15 +143,24 @@ class Inline:
         self._comparer = self._environment if isinstance(self._environment, ComparesObservations) else None
 
     def reset(self, task: Task) -> Reached:
-        """Start `task` afresh."""
-        return self._reached(StepResult(self._environment.reset(task), 0.0, False, False, {}))
+        """Start `task` afresh.
+
+        Raises:
+            EnvError: the environment raised something.
+        """
+        with _OURS:
+            return self._reached(StepResult(self._environment.reset(task), 0.0, False, False, {}))
 
     def step(self, action: str) -> Reached:
         """Do one action.
 
         Raises:
-            EnvError: the environment gives a number that no record can hold.
+            EnvError: the environment raised something, or gives a number that no record can hold.
         """
+        with _OURS:
+            return self._step(action)
+
+    def _step(self, action: str) -> Reached:
         observation, env_reward, terminated, truncated, metrics = self._environment.step(action)
         env_reward = float(env_reward)
         numbers = {str(name): float(value) for name, value in metrics.items()} if metrics else {}

@@ -12,7 +12,7 @@ from sys import getsizeof, intern
 from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 
 from armap.errors import EnvError, ReplayError
-from armap.protocols import Environment, StepResult
+from armap.protocols import Environment
 from armap.types import Action, History, Observation, Task
 from armap.workers import Host, Inline, Reached, Worker, sendable
 
@@ -119,29 +119,24 @@ class LiveWorld:
 
     async def start(self, task: Task) -> History:
         """Return the empty history of `task`; see `armap.protocols.World`."""
-        result = await self._once(self._state(task, ()), task, None)
-        return History(task=task, observation=result.observation)
+        reached = await self._once(self._state(task, ()), task, None)
+        return History(task=task, observation=reached.result.observation, state_name=reached.name)
 
     async def advance(self, history: History, action: Action) -> History:
         """Return `history` after one more action; see `armap.protocols.World`."""
         if history.stop_reason is not None:
             raise EnvError(f"task {history.task.id!r} has ended ({history.stop_reason}) and cannot go on")
         state = self._state(history.task, (*history.actions, action.text))
-        result = await self._once(state, history.task, history)
+        reached = await self._once(state, history.task, history)
+        result = reached.result
         return history.after(
             action,
             result.observation,
             env_reward=result.env_reward,
             stop_reason="terminated" if result.terminated else "truncated" if result.truncated else None,
             metrics=result.metrics,
+            state_name=reached.name,
         )
-
-    def state_of(self, history: History) -> str | None:
-        """Return a name of the state, made of its snapshot; see `armap.protocols.World`."""
-        if not self._snapshots:
-            return None
-        known = self._known.get(self._state(history.task, history.actions))
-        return known.name if isinstance(known, Reached) else None
 
     def executed_steps(self, task: Task) -> int:
         """Return how many steps were really executed for `task` until now, replays included."""
@@ -174,7 +169,7 @@ class LiveWorld:
             self._texts[task.id] = task, text
         return _State(self._build, text, actions)
 
-    async def _once(self, state: _State, task: Task, history: History | None) -> StepResult:
+    async def _once(self, state: _State, task: Task, history: History | None) -> Reached:
         """Return what came of the last action of `state`, or of the start; the first who asks executes it.
 
         Args:
@@ -201,7 +196,7 @@ class LiveWorld:
         if isinstance(known, EnvError):
             # A new one for each, as an error keeps alive the frames it went through.
             raise type(known)(str(known))
-        return known.result
+        return known
 
     async def _reach(self, state: _State, task: Task, history: History | None) -> Reached:
         """Execute the last action of `state`, or the start, and park the environment there."""
@@ -336,9 +331,6 @@ class _Recent(Generic[T]):
         self._size = size
         self._bytes = 0
         self._entries: OrderedDict[_State, T] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def get(self, state: _State) -> T | None:
         """Return what is kept for `state`."""

@@ -147,6 +147,21 @@ async def test_a_server_that_ignores_n_is_asked_for_the_rest_and_never_for_n_aga
     assert [request.get("n") for request in server.requests] == [3, None, None, None, None]
 
 
+async def test_a_server_that_gives_some_at_a_time_gives_the_same_whatever_was_asked_before():
+    async def at_most_two(request, writer):
+        texts = [f"{request['seed']}/{i}" for i in range(min(2, request.get("n", 1)))]
+        await answer(*texts)(request, writer)
+
+    found = []
+    for before in (0, 3):
+        async with asking(otherwise=at_most_two) as (llm, _):
+            for seed in range(before):
+                await texts(llm, n=5, sampling=SAMPLING.model_copy(update={"seed": seed}))
+            found.append(await texts(llm, n=5, sampling=SAMPLING.model_copy(update={"seed": 99})))
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 5
+
+
 @pytest.mark.parametrize(
     "complaint",
     [
@@ -337,6 +352,28 @@ async def test_attempts_are_bounded_and_the_error_says_what_the_last_one_brought
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (True, 503)
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_server_that_answers_nobody_is_away_and_one_that_answers_others_is_not(status):
+    async def moody(request, writer):
+        await (refusal(status) if request["messages"][0]["content"] == "poison" else echo)(request, writer)
+
+    poison = [Message(role="user", content="poison")]
+    async with asking(otherwise=moody, backoff_s=0.05) as (llm, _):
+        with pytest.raises(LLMError) as away:
+            await texts(llm, messages=poison)
+
+        async def others():
+            while True:
+                await texts(llm)
+                await asyncio.sleep(0.001)
+
+        asked = asyncio.create_task(others())
+        with pytest.raises(LLMError) as bad:
+            await texts(llm, messages=poison)
+        asked.cancel()
+    assert (away.value.unavailable, bad.value.unavailable) == (True, False)
 
 
 async def test_a_server_that_is_not_there_is_an_error_that_says_so():

@@ -236,10 +236,10 @@ def test_that_more_candidates_hurt_is_said_only_where_it_is_sure():
 async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):
     with RunFolder(tmp_path) as run:
         with pytest.raises(ConfigError, match="no preference pairs"):
-            await examine(run, Judge(is_chosen), "a judge")
+            await examine(run, Judge(is_chosen), "a judge", own=True)
         for pair in PAIRS:
             run.append("pairs", pair)
-        everything = await examine(run, Judge(is_chosen), "a judge")
+        everything = await examine(run, Judge(is_chosen), "a judge", own=True)
         for pair in PAIRS[:7]:
             run.append(
                 "heldout",
@@ -247,7 +247,7 @@ async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):
                     pair_id=pair.id, source_task_id=pair.source_task_id, origin=pair.origin, chosen=0, rejected=0
                 ),
             )
-        heldout = await examine(run, Judge(is_chosen), "a judge")
+        heldout = await examine(run, Judge(is_chosen), "a judge", own=True)
     assert (everything.pairs, everything.held_out) == (len(PAIRS), False)
     assert (heldout.pairs, heldout.held_out) == (7, True)
 

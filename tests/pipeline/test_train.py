@@ -41,6 +41,10 @@ async def run_train(run, fit=fit_linear, on_point=lambda _: None, unfinished=0, 
     )
 
 
+def asked(pair: PreferencePair) -> tuple[str, str]:
+    return pair.task.instruction, pair.chosen.first_observation.text
+
+
 @given(
     chosen=st.sets(st.integers(0, len(PAIRS) - 1), min_size=1),
     heldout_share=st.floats(0.01, 0.9),
@@ -55,7 +59,12 @@ def test_a_split_puts_every_pair_on_one_side_and_no_source_task_on_both(chosen, 
             split_pairs(pairs, heldout_share=heldout_share, seed=seed)
         return
     training, heldout = split_pairs(pairs, heldout_share=heldout_share, seed=seed)
-    assert sorted(pair.id for pair in training + heldout) == sorted(pair.id for pair in pairs)
+    left_out = [pair for pair in pairs if pair not in [*training, *heldout]]
+    assert len(training) + len(heldout) + len(left_out) == len(pairs)
+    # Where it can be, no task that is trained on is held out, though other source tasks led to it.
+    trained = {asked(pair) for pair in training}
+    assert {asked(pair) for pair in left_out} <= trained
+    assert trained.isdisjoint(map(asked, heldout)) or not left_out
     assert {pair.source_task_id for pair in training}.isdisjoint(pair.source_task_id for pair in heldout)
     assert training
     assert heldout

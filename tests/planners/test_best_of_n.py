@@ -121,12 +121,35 @@ async def test_if_every_candidate_failed_the_search_failed():
     assert len(result.candidates) == 5
 
 
-async def test_an_error_of_the_reward_model_is_passed_on():
-    def broken(trajectory: Trajectory) -> float:
-        raise RewardModelError("no score")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
+async def test_a_trajectory_that_cannot_be_scored_costs_no_other_its_score(bad):
+    def score(trajectory: Trajectory) -> float:
+        if trajectory.id.endswith(("#0", "#3")):
+            if bad is None:
+                raise RewardModelError("too long")
+            return bad
+        return random_score(trajectory)
 
-    with pytest.raises(RewardModelError, match="no score"):
-        await search(BestOfN(n=3), Scores(broken))
+    result = await search(BestOfN(n=6), Scores(score))
+    assert [candidate.score is None for candidate in result.candidates] == [True, False, False, True, False, False]
+    assert result.answer == max((1, 2, 4, 5), key=lambda i: result.candidates[i].score)
+    assert {setback.kind for setback in result.setbacks} == {"RewardModelError"}
+    assert len(result.setbacks) == 2
+    assert result.failure is None
+
+
+async def test_if_nothing_can_be_scored_the_search_failed_and_keeps_what_it_tried():
+    class OneShort:
+        async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+            return [0.0] * (len(trajectories) - 1)
+
+    result = await search(BestOfN(n=3), OneShort())
+    assert (result.answer, len(result.candidates)) == (None, 3)
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.message) == (
+        "RewardModelError",
+        "The reward model gave 0 scores to 1 trajectories.",
+    )
 
 
 @pytest.mark.parametrize("n", [0, -1])

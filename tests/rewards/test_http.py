@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
-from armap.errors import ConfigError, RewardModelError
+from armap.errors import ArmapError, ConfigError, RewardModelError, UnavailableError
 from armap.images import ImageFolder
 from armap.rewards.http import HTTPRewardModel
 from armap.types import Observation, Trajectory
@@ -52,8 +52,8 @@ async def score(server: HostileServer, **settings: object) -> float:
     return found
 
 
-async def complaint(server: HostileServer, **settings: object) -> str:
-    with pytest.raises(RewardModelError) as caught:
+async def complaint(server: HostileServer, error: type[ArmapError] = RewardModelError, **settings: object) -> str:
+    with pytest.raises(error) as caught:
         await score(server, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -157,20 +157,20 @@ async def test_a_server_that_hangs_is_tried_again():
 
 async def test_patience_ends():
     async with HostileServer(otherwise=refusal(503, "too much is waiting")) as server:
-        said = await complaint(server, patience_s=0.5)
+        said = await complaint(server, UnavailableError, patience_s=0.5)
     assert "no score within 0.5 s; the last attempt brought HTTP 503 (too much is waiting)" in said
 
 
 async def test_patience_ends_before_a_far_away_retry_after():
     async with HostileServer(otherwise=refusal(503, Retry_After="3600")) as server:
-        assert "within 0.5 s" in await complaint(server, patience_s=0.5)
+        assert "within 0.5 s" in await complaint(server, UnavailableError, patience_s=0.5)
 
 
-async def test_a_server_that_is_not_there_is_an_error():
+async def test_a_server_that_went_away_for_good_ends_the_work():
     async with HostileServer(otherwise=scored(1)) as server:
         model = HTTPRewardModel(f"http://{server.address}", patience_s=0.5, backoff_s=0.001)
         assert await model.score(TRAJECTORIES[:1]) == [1]
-    with pytest.raises(RewardModelError, match="ConnectError"):
+    with pytest.raises(UnavailableError, match=r"ConnectError.* Start again to go on from here"):
         await model.score(TRAJECTORIES[:1])
     await model.close()
 
@@ -189,8 +189,6 @@ async def test_a_server_that_never_was_there_is_the_users_to_start():
     ("status", "said"),
     [
         (400, "HTTP 400 (no)"),
-        (401, "put the server's token into ARMAP_SERVE_TOKEN"),
-        (404, "name the server's root"),
         (413, "HTTP 413"),
         (422, "HTTP 422"),
         (500, "HTTP 500"),
@@ -200,6 +198,20 @@ async def test_a_server_that_never_was_there_is_the_users_to_start():
 async def test_a_refusal_is_not_argued_with(status, said):
     async with HostileServer(otherwise=refusal(status)) as server:
         assert said in await complaint(server)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "put the server's token into ARMAP_SERVE_TOKEN"),
+        (403, "put the server's token into ARMAP_SERVE_TOKEN"),
+        (404, "name the server's root"),
+    ],
+)
+async def test_a_refusal_of_whoever_asks_is_about_no_trajectory(status, advice):
+    async with HostileServer(otherwise=refusal(status)) as server:
+        assert advice in await complaint(server, UnavailableError)
     assert len(server.requests) == 1
 
 

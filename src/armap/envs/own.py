@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple, Protocol, cast
@@ -86,11 +88,23 @@ def import_environment(name: str) -> OwnEnvironment:
     made = cast(EnvironmentClass, found)
     return OwnEnvironment(
         make=made,
-        tasks=made.tasks,
+        tasks=partial(_tasks, name, made),
         rules=getattr(found, "rules", load_prompt("act_own")),
         examples=tuple(getattr(found, "examples", ())),
         inline=bool(getattr(found, "inline", False)),
     )
+
+
+def _tasks(name: str, made: EnvironmentClass, split: str) -> Sequence[Task]:
+    """Return the tasks of a split, or say where the user's code went wrong."""
+    try:
+        return list(made.tasks(split))
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, OSError) as error:
+        (*_, frame) = traceback.extract_tb(error.__traceback__)
+        raise ConfigError(
+            f"{name}.tasks({split!r}) raised {type(error).__name__} in {frame.filename}, line {frame.lineno}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 def _required(made: type) -> list[inspect.Parameter]:

@@ -18,7 +18,8 @@ class CachedLLM:
 
     A request is identified by model, messages, sampling and choices, but not by how many answers it wants. Answers
     are kept by index, so `n` answers stay `n` different ones: asking again gives the same, asking for fewer gives the
-    first of them, asking for more buys only the missing ones. Equal requests made at the same time share one
+    first of them, asking for more buys only the missing ones, from another seed, so that a planner may find other
+    answers in a run where something else has asked before. Equal requests made at the same time share one
     purchase, and its failure. An answer from the ledger carries what it cost when it was bought, so that a result
     does not depend on whether its run was interrupted; `Ledger.spent` counts every purchase once.
 

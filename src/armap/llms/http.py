@@ -95,6 +95,7 @@ class HTTPLLM:
         self._retry_after_cap_s = retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
+        self._replies = 0
 
     @classmethod
     def from_environment(
@@ -151,8 +152,9 @@ class HTTPLLM:
         # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
         first = n if joint.num_choices == n else got
         separate = await together(self._ask(question, index=index) for index in range(first, first + n - got))
-        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame.
-        if n > 1 and joint.num_choices < n:
+        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame. A server that
+        # gives some at a time is asked alike every time, so that no answer depends on what was asked before.
+        if n > 1 and joint.num_choices <= 1:
             self._server_takes_n = False
         replies = [joint, *separate]
         answers = [answer for reply in replies for answer in reply.answers]
@@ -165,7 +167,7 @@ class HTTPLLM:
 
     async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
-        usage, attempts, bad_replies = Usage(), 0, 0
+        usage, attempts, bad_replies, replies_before = Usage(), 0, 0, self._replies
         while True:
             attempts += 1
             try:
@@ -183,6 +185,8 @@ class HTTPLLM:
                 if n > 1 and error.blames_n:
                     return _Answers([], 0, usage)
                 if not error.retryable or attempts == self._max_attempts:
+                    # Where nobody was answered meanwhile, it is not about this question.
+                    error.unavailable |= error.retryable and self._replies == replies_before
                     raise self._failure(error) from None
                 wait_s = self._wait_s(attempts, error.retry_after_s)
             await asyncio.sleep(wait_s)
@@ -199,6 +203,7 @@ class HTTPLLM:
             raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}", unavailable=nobody) from None
         if not 200 <= reply.status < 300:
             raise self._refusal(reply)
+        self._replies += 1
         if not reply.whole:
             raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
         return reply.content

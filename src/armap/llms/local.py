@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
@@ -79,6 +80,7 @@ class LocalLLM:
         self._unembed: Any = local.network.get_output_embeddings()
         self._logit_scale = _logit_scale(local)
         self._end = _end_of_turn(local)
+        self._has_system_turn = _has_system_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-llm")
@@ -192,6 +194,9 @@ class LocalLLM:
 
     def _encode(self, messages: tuple[Message, ...]) -> list[int]:
         """Return the prompt as token ids, up to where the assistant's turn begins."""
+        if not self._has_system_turn and messages[0].role == "system":
+            told = f"{messages[0].content}\n\n{messages[1].content}"
+            messages = (messages[1].model_copy(update={"content": told}), *messages[2:])
         text = self._tokenizer.apply_chat_template(
             [message.model_dump() for message in messages], add_generation_prompt=True, tokenize=False
         )
@@ -334,6 +339,17 @@ def _end_of_turn(local: weights.LocalModel) -> int:
         lacking = "end-of-turn token" if end is None else "chat template"
         raise ConfigError(f"The tokenizer of {local.name} has no {lacking}; use an instruct model.")
     return end
+
+
+def _has_system_turn(local: weights.LocalModel) -> bool:
+    """Say whether the model knows instructions of a system; Gemma, for one, is told them by the user."""
+    try:
+        local.tokenizer.apply_chat_template(
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}], tokenize=False
+        )
+    except TemplateError:
+        return False
+    return True
 
 
 def _beginning(cache: Any, length: int | None = None) -> Any:  # noqa: ANN401

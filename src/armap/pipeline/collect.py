@@ -108,8 +108,6 @@ async def collect(
         try:
             # A second time it invents the same: what was bought is not bought again.
             task = await inventor.invent(given, world) if inventor else given
-            if task.id not in known:
-                run.append("tasks", task)
             if is_done(task):
                 return
             drawn = await rollouts(task, world, make_policy(), n=samples, rng=rng_for(seed, "collect", task.id))
@@ -117,6 +115,8 @@ async def collect(
             failure = Failure(kind=type(error).__name__, message=str(error))
             run.append("failures", TaskFailure(stage="collect", task_id=given.id, failure=failure))
             return
+        if task.id not in known:
+            run.append("tasks", task)
         for trajectory in drawn.trajectories:
             if trajectory.id not in there:
                 run.append("trajectories", trajectory)

@@ -62,10 +62,23 @@ def evaluate(run: RunFolder) -> Metrics:
         reward_model=_reward_model_metrics(run.read("heldout", HeldoutScore), best_of_n),
         policy=_policy_metrics(run.read("completions", LedgerEntry), collected, planners),
         data=data_metrics(collected, run.read("pairs", PreferencePair), run.read("discarded", DiscardedPair)),
+        chosen_by=_chosen_by(run),
         spent=Ledger(run).spent,
     )
     run.write_json("metrics", metrics)
     return metrics
+
+
+def _chosen_by(run: RunFolder) -> str | None:
+    begun = run.manifest.stages.get("evaluate")
+    if begun is None:
+        return None
+    place, objective = begun.settings.get("reward_model"), begun.settings.get("objective")
+    who = {None: "the run's own reward model", "chance": "chance", "prompted": "the language model, asked for a score"}
+    by = who.get(place, f"the reward model {place}")  # type: ignore[arg-type]
+    if objective is not None:
+        return f"{objective}, with the score of {by}"
+    return None if place is None else by
 
 
 def _by_planner(results: Iterable[SearchResult]) -> Mapping[str, _Searches]:

@@ -36,7 +36,7 @@ _LEAST_PAIRS_IN_A_BIN = 10
 """Fewer say little about a share."""
 
 
-async def examine(run: RunFolder, judge: RewardModel, name: str) -> JudgeReport:
+async def examine(run: RunFolder, judge: RewardModel, name: str, *, own: bool) -> JudgeReport:
     """Find out how well a reward model ranks, how sure it may be, and what misleads it.
 
     It is examined on the pairs that were held out from the run's own reward model, or on all where there is none, and
@@ -46,6 +46,7 @@ async def examine(run: RunFolder, judge: RewardModel, name: str) -> JudgeReport:
         run: the run folder, which is only read.
         judge: the reward model.
         name: its name, for the report.
+        own: whether it is the run's own; of another one nobody knows what it was trained on.
 
     Raises:
         ConfigError: the run has no preference pairs.
@@ -62,7 +63,7 @@ async def examine(run: RunFolder, judge: RewardModel, name: str) -> JudgeReport:
         name,
         sorted(pairs, key=lambda pair: pair.id),
         [search for search in searches if search.planner == best],
-        held_out=bool(heldout),
+        held_out=own and bool(heldout),
     )
 
 

@@ -70,6 +70,8 @@ def export_pairs(run: RunFolder, place: Path) -> int:
         DataError: a picture is missing.
     """
     kind = _kind(place)
+    if place.resolve().parent == run.path.resolve():
+        raise ConfigError(f"{place} would lie among the records of {run.path}; name a file outside of it.")
     pairs = run.read("pairs", PreferencePair)
     if not pairs:
         raise ConfigError(f"There are no preference pairs in {run.path}; make some with `armap synthesize`.")

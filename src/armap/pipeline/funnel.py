@@ -22,8 +22,8 @@ UNVERIFIED = "nothing"
 """What establishes it where sides may come to the same thing, an ablation."""
 CHECKS: tuple[Check, ...] = get_args(Check)
 _STAGES = {
-    "begun": "attempts at hand",
-    "attempt": "came to something, once",
+    "begun": "to be made",
+    "attempt": "of an attempt that came to something, once",
     "instruction": "instruction is fit to use",
     "failure": "nothing broke",
     "outcome": "executed; sides came to different things",

@@ -32,15 +32,20 @@ class KeptOut:
         Raises:
             EnvError: one of them cannot be begun.
         """
-        seen = _seen(attempt.first_observation)
-        for task in self._by_wording.get(_words(attempt.task.instruction), ()):
+        wording, seen = what_is_asked(attempt)
+        for task in self._by_wording.get(wording, ()):
             if _seen((await self._world.start(task)).observation) == seen:
                 return True
         return False
 
 
-def _seen(observation: Observation) -> list[str]:
-    return sorted(map(_words, observation.text.splitlines()))
+def what_is_asked(attempt: Trajectory) -> tuple[str, tuple[str, ...]]:
+    """Return what tells the task of an attempt from others: its words, and where it begins."""
+    return _words(attempt.task.instruction), _seen(attempt.first_observation)
+
+
+def _seen(observation: Observation) -> tuple[str, ...]:
+    return tuple(sorted(map(_words, observation.text.splitlines())))
 
 
 def _words(text: str) -> str:

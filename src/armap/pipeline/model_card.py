@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from armap import __version__
 from armap.pipeline.funnel import ablations
 from armap.pipeline.intervals import share
+from armap.pipeline.kept_out import what_is_asked
 from armap.pipeline.outcomes import judged_rightly
 from armap.types import HeldoutScore, Interval, PreferencePair
 
@@ -103,10 +104,11 @@ def model_card(
             "|---|---|---|---|",
             *(f"| {what} | {len(groups[what])} | {_percent(one)} |" for what, one in accuracies.items()),
             "",
-            "Accuracy is the share of pairs whose chosen trajectory scores higher, draws counting half; no "
-            f"source task of these {len(scored)} pairs was trained on, and the interval is over their source "
-            "tasks. What a score means as a probability stands in `calibration.json`. `armap judge-report` says "
-            "more: what the model leans on, and what misleads it." + (_CHOSE_THE_WEIGHTS if is_transformer else ""),
+            "Accuracy is the share of pairs whose chosen trajectory scores higher, draws counting half; no source "
+            f"task of these {len(scored)} pairs was trained on, {_of_tasks(training, heldout)}, and the interval is "
+            "over their source tasks. What a score means as a probability stands in `calibration.json`. "
+            "`armap judge-report` says more: what the model leans on, and what misleads it."
+            + (_CHOSE_THE_WEIGHTS if is_transformer else ""),
             "",
             "## Data",
             "",
@@ -164,6 +166,13 @@ def _data(training: Sequence[PreferencePair], heldout: Sequence[PreferencePair],
             "trajectories executed and found to come to something else. No human labels and no rewards of the "
             "environment."
         )
+
+
+def _of_tasks(training: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> str:
+    """Say whether the tasks that held-out source tasks led to were trained on, as those of others."""
+    trained = {what_is_asked(pair.chosen) for pair in training}
+    known = any(what_is_asked(pair.chosen) in trained for pair in heldout)
+    return "though their instructions were, with other source tasks" if known else "nor were their instructions"
 
 
 def _accuracy(scored: Sequence[HeldoutScore]) -> Interval:

@@ -80,7 +80,7 @@ def metrics_table(metrics: Metrics) -> Table:
     """Return what matters most of a run as a table for the terminal, 80 characters wide."""
     baseline = _better_baseline(metrics)
     table = Table(
-        title=Text("\n".join([*ablations(metrics.data.labelled_by), _failure_summary(metrics)])),
+        title=Text("\n".join([*ablations(metrics.data.labelled_by), *_chooser(metrics), _failure_summary(metrics)])),
         title_justify="left",
         caption="Below estimates: 95 % intervals. Gains are in points, paired by task. Oracle: the ceiling.",
         caption_justify="left",
@@ -93,19 +93,21 @@ def metrics_table(metrics: Metrics) -> Table:
         gains["difference_to_best_of_n"] = "Over Best-of-N"
     for number, heading in enumerate(("Planner", "Success", *gains.values(), "Calls\nTokens", "Seconds")):
         table.add_column(heading, justify="right" if number else "left", no_wrap=bool(number))
+    most = max((planner.tasks for planner in metrics.planners.values()), default=0)
     for name, planner in metrics.planners.items():
         failed = f"failed: {planner.failed} of {planner.tasks}" if planner.failed else ""
+        fewer = f"on {planner.tasks} tasks" if not failed and planner.tasks < most else ""
         table.add_row(
-            Text("\n".join(filter(None, (_short(name), failed)))),
+            Text("\n".join(filter(None, (_short(name), failed, fewer)))),
             Text(_share(planner.success)),
             *(Text(_difference(getattr(planner, gain))) for gain in gains),
             Text(f"{planner.calls:,.1f}\n{_tokens(planner)}"),
             Text(f"{planner.seconds:,.1f}"),
         )
     table.add_section()
-    accuracy = metrics.reward_model.pairwise_accuracy
-    for label, interval in (("Gap closed", metrics.gap_closed), ("Pair accuracy", accuracy)):
-        table.add_row(label, _share(interval))
+    table.add_row("Gap closed", _share(metrics.gap_closed))
+    if metrics.chosen_by is None:
+        table.add_row("Pair accuracy", _share(metrics.reward_model.pairwise_accuracy))
     return table
 
 
@@ -201,16 +203,20 @@ def _header(run: RunFolder, metrics: Metrics | None) -> Element:
         header.append(element("p", "This run has not been evaluated, so there are no numbers yet.", class_="lead"))
     elif best := first_of_kind(metrics.planners, "best_of_n"):
         header.append(element("p", _headline(metrics, metrics.planners[best]), class_="lead"))
-    for ablation in ablations(metrics.data.labelled_by) if metrics else ():
-        header.append(element("p", ablation, class_="failures"))
+    for remark in (*ablations(metrics.data.labelled_by), *_chooser(metrics)) if metrics else ():
+        header.append(element("p", remark, class_="failures"))
     return header
+
+
+def _chooser(metrics: Metrics) -> list[str]:
+    return [f"Chosen by {metrics.chosen_by}."] if metrics.chosen_by else []
 
 
 def _headline(metrics: Metrics, best: PlannerMetrics) -> str:
     sampled = _percent(metrics.planners["sampling"].success.mean)
     said = (
-        f"Over {best.tasks} tasks, one sampled trajectory reaches {sampled} success, and the one the reward model "
-        f"chooses {_percent(best.success.mean)}."
+        f"Over {best.tasks} tasks, one sampled trajectory reaches {sampled} success, and the one that is "
+        f"chosen {_percent(best.success.mean)}."
     )
     if metrics.gap_closed:
         said += f" That closes {_percent(metrics.gap_closed.mean)} of the gap to the best trajectory among those drawn."
@@ -255,7 +261,7 @@ def _results(metrics: Metrics) -> Iterator[Element]:
         (
             "Pairwise accuracy",
             metrics.reward_model.pairwise_accuracy,
-            f"of the reward model on {metrics.reward_model.pairs} held-out pairs",
+            f"of the run's own reward model alone, on {metrics.reward_model.pairs} held-out pairs",
         ),
         (
             "Separation",

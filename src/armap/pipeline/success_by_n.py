@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import comb
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 from armap.pipeline.intervals import mean
 from armap.pipeline.outcomes import ROUNDING, mean_reward, paid
@@ -53,9 +53,12 @@ def search_verdict(points: Sequence[SuccessAtN]) -> str:
     best = max(points, key=lambda point: (point.best_of_n, -point.n))
     if best.best_of_n - points[-1].best_of_n > ROUNDING:
         loss = best.more_gain
+        # The best of several numbers was picked, so that it must stand out further than one alone (Bonferroni).
+        wider = NormalDist().inv_cdf(1 - 0.025 / len(points)) / NormalDist().inv_cdf(1 - 0.025)
+        sure = loss.mean + wider * (loss.high - loss.mean) < 0
         lost = f"{-100 * loss.mean:.1f} points [{-100 * loss.high:.1f}, {-100 * loss.low:.1f}]"
-        sure = ", and more candidates hurt" if loss.high < 0 else "; whether more candidates hurt is not sure"
-        return f"success is highest at N = {best.n}{sure}: they lose {lost}"
+        hurt = ", and more candidates hurt" if sure else "; whether more candidates hurt is not sure"
+        return f"success is highest at N = {best.n}{hurt}: they lose {lost}"
     if any(fewer.best_of_n - more.best_of_n > ROUNDING for fewer, more in pairwise(points)):
         return "success is highest with all candidates, though not each further one helps"
     return "more candidates never hurt"

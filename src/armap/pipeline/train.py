@@ -9,6 +9,7 @@ from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
+from armap.pipeline.kept_out import what_is_asked
 from armap.pipeline.model_card import MadeFrom, model_card
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
@@ -52,6 +53,9 @@ def split_pairs(
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Split pairs into those to train on and those held out, so that no source task is on both sides.
 
+    What different source tasks led to may be one and the same task; of those that are held out, pairs at such a task
+    are left out if it is trained on, unless all are.
+
     Raises:
         ConfigError: the pairs come from fewer than two source tasks.
     """
@@ -65,10 +69,10 @@ def split_pairs(
     # At least one source on either side.
     count = min(len(sources) - 1, max(1, round(len(sources) * heldout_share)))
     kept_out = set(sources[:count])
-    return (
-        [pair for pair in pairs if pair.source_task_id not in kept_out],
-        [pair for pair in pairs if pair.source_task_id in kept_out],
-    )
+    training = [pair for pair in pairs if pair.source_task_id not in kept_out]
+    heldout = [pair for pair in pairs if pair.source_task_id in kept_out]
+    trained = {what_is_asked(pair.chosen) for pair in training}
+    return training, [pair for pair in heldout if what_is_asked(pair.chosen) not in trained] or heldout
 
 
 async def train(

@@ -11,6 +11,8 @@ from armap.types import Completion, Message, SamplingParams, Task, Trajectory, U
 
 INSTRUCTION_TOKENS = 96
 """Longest instruction that is written or invented."""
+_MARK = " ~ "
+"""Stands in the id of a task before what tells its other instruction."""
 _SEEN_CHARS = 400
 """Characters of each observation but the last that a model is shown of a trajectory."""
 
@@ -118,8 +120,13 @@ class LLMWriter:
 
 def instructed(task: Task, instruction: str) -> Task:
     """Return a task with the same start and another instruction."""
-    name = f"{task.id} ~ {stable_hash(instruction):016x}"
+    name = f"{task.id}{_MARK}{stable_hash(instruction):016x}"
     return task.model_copy(update={"id": name, "instruction": instruction})
+
+
+def begun_as(task_id: str) -> str:
+    """Return the id of the task that got another instruction, or the id itself if it got none."""
+    return task_id.partition(_MARK)[0]
 
 
 def as_log(trajectory: Trajectory) -> str:

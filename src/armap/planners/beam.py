@@ -47,8 +47,8 @@ class Beam(Record):
             scores = await search.score(judged)
             for trajectory, score in zip(judged[: len(ends)], scores, strict=False):
                 search.keep(trajectory, score)
-            ranked = sorted(zip(beam, scores[len(ends) :], strict=True), key=_by_score)
-            beam = [state for state, _ in ranked[: self.width]]
+            scored = [pair for pair in zip(beam, scores[len(ends) :], strict=True) if pair[1] is not None]
+            beam = [state for state, _ in sorted(scored, key=_by_score)[: self.width]]
         if best is not None and not search.has_answer:
             # The budget ended it halfway: the policy brings the best state to an end, as far as it may.
             drawn = await search.try_out(search.room(1), purpose=("finish",), start=best)
@@ -68,7 +68,7 @@ class Beam(Record):
             if isinstance(state, FailedRollout) or state.stop_reason is not None:
                 ends.append(state)
             else:
-                going_on.setdefault(search.world.state_of(state) or state.actions, state)
+                going_on.setdefault(state.state_name or state.actions, state)
         return ends, list(going_on.values())
 
     async def _expand(self, search: Search, state: History) -> list[History | FailedRollout]:

@@ -38,11 +38,11 @@ class MCTS(Record):
     name: Literal["mcts"] = "mcts"
     """Name in records and reports."""
     num_simulations: int = Field(default=10, gt=0)
-    """Simulations, each of which tries at most one new trajectory."""
+    """Simulations that try something, each at most one new trajectory."""
     proposals: int = Field(default=10, gt=0)
     """Actions drawn from the policy at a new state; their shares are the priors. Source: ARMAP."""
     selection: Literal["puct", "uct"] = "puct"
-    """`puct` weighs curiosity by the prior and brings values to 0..1; `uct` is the paper's rule and does neither."""
+    """`puct` weighs curiosity by the prior and brings values to 0..1; `uct`, the paper's, does neither."""
     exploration: float = Field(default=1.0, ge=0)
     """Weight of curiosity."""
     backup: Literal["mean", "max", "open"] = "mean"
@@ -91,7 +91,7 @@ class MCTS(Record):
         search = Search(self.name, task, world, policy, reward_model, rng, self.budget)
         tree = _Growth(self, search, await world.start(task))
         await tree.grow()
-        if not search.has_answer:
+        if not search.has_answer and len(search.candidates) < self.num_simulations:
             await tree.finish()
         return await search.best(tree=record(tree.root))
 
@@ -126,8 +126,7 @@ class _Growth:
         self._search = search
         self.root = Node(start)
         self._puct = settings.selection == "puct"
-        # The paper's rule knows no mean.
-        self._by_best, self._by_open = settings.backup == "max" or not self._puct, settings.backup == "open"
+        self._by_best, self._by_open = settings.backup == "max", settings.backup == "open"
         # Read at every step, and a record answers more slowly.
         self._exploration, self._widening, self._discount = settings.exploration, settings.widening, settings.discount
         self._proposals, self._greedy_rollouts = settings.proposals, settings.greedy_rollouts
@@ -162,11 +161,13 @@ class _Growth:
                 under_way = [one for one in under_way if not one.over]
             in_vain = False
             if back:
-                await self._learn(back)
                 # One that found its way closed tried nothing, and closed something.
-                tried = sum(one.first_new is not None or one.end is not None for one in back)
+                tried = sum(one.end is not None or (one.first_new is not None and not one.node.closed) for one in back)
+                await self._learn(back)
                 in_vain = tried < len(back)
                 left -= tried
+                if not (tried or under_way or any(one.node.closed for one in back)):
+                    return  # Scores beyond all measure tell no way from another, and will not.
 
     async def finish(self) -> None:
         """Let the policy bring the most visited way to an end, where no simulation did."""
@@ -346,7 +347,7 @@ class _Growth:
         if node.closed:
             # Ends are all kept apart, since the reward model judges the way too.
             one.over, one.end = True, history
-        elif (name := self._search.world.state_of(history)) is not None:
+        elif (name := history.state_name) is not None:
             # Only in as many steps: a state that can be come back to would make the tree a circle.
             node = self._named.setdefault((len(history.steps), name), node)
         one.node = one.way[-1].child = node

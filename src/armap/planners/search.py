@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from itertools import chain
 from random import Random
 
+from armap.errors import RewardModelError
 from armap.planners.rollouts import FailedRollout, as_trajectory, rollouts
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
+from armap.together import together
 from armap.types import Candidate, Failure, History, SearchBudget, SearchResult, SearchTree, Task, Trajectory
 
 _AT_ONCE = 8
@@ -140,14 +144,32 @@ class Search:
         return len(self.candidates) - 1
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float | None]:
-        """Return what the reward model says of each, all asked at once; None of those that failed."""
+        """Return what the reward model says of each, all asked at once.
+
+        None of those that failed, and of those that it has no score for, which is a setback.
+        """
         whole = [i for i, trajectory in enumerate(trajectories) if trajectory.failure is None]
         scores: list[float | None] = [None] * len(trajectories)
         if whole:
-            said = await self._reward_model.score([trajectories[i] for i in whole])
-            for i, score in zip(whole, said, strict=True):
+            for i, score in zip(whole, await self._scores([trajectories[i] for i in whole]), strict=True):
                 scores[i] = score
         return scores
+
+    async def _scores(self, trajectories: Sequence[Trajectory]) -> Sequence[float | None]:
+        try:
+            said = await self._reward_model.score(trajectories)
+            if len(said) != len(trajectories):
+                raise RewardModelError(f"The reward model gave {len(said)} scores to {len(trajectories)} trajectories.")
+            if not all(map(math.isfinite, said)):
+                raise RewardModelError(f"The reward model gave a score that is no finite number, in {said}.")
+        except RewardModelError as error:
+            if len(trajectories) > 1:
+                # One that cannot be scored keeps none of the others from it.
+                alone = await together(self._scores([trajectory]) for trajectory in trajectories)
+                return [*chain.from_iterable(alone)]
+            self.setbacks.append(Failure(kind=type(error).__name__, message=str(error)))
+            return [None]
+        return said
 
     def trajectory(self, state: History | FailedRollout, ahead: int = 0) -> Trajectory:
         """Return what has been done so far as a trajectory; one that could go on counts as truncated.
@@ -186,6 +208,8 @@ class Search:
 
     def _result(self, answer: int | None, tree: SearchTree | None) -> SearchResult:
         failures = (candidate.trajectory.failure for candidate in self.candidates)
+        # What is whole and yet no answer has no score.
+        reasons = chain(filter(None, failures), self.setbacks)
         return SearchResult(
             task=self.task,
             planner=self._planner,
@@ -194,5 +218,5 @@ class Search:
             merged_proposals=self.merged_proposals,
             tree=tree,
             setbacks=tuple(self.setbacks),
-            failure=None if answer is not None else next(filter(None, failures)),
+            failure=None if answer is not None else next(reasons),
         )

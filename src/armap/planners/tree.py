@@ -82,7 +82,9 @@ class Node:
         self.requests += 1
         self.proposals += len(proposed)
         legal = self.history.observation.actions
-        self.complete = len(drawn) == known or (legal is not None and len(drawn) >= len(legal))
+        # The policy may propose what is not legal, too.
+        every = legal is not None and len(drawn) >= len(legal) and all(text in drawn for text in legal)
+        self.complete = len(drawn) == known or every
 
     def _count(self, proposed: Sequence[Action]) -> None:
         """Count proposals some of which may be the same, or known."""

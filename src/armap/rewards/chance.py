@@ -24,3 +24,7 @@ class ChanceRewardModel:
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`."""
         return [rng_for(self._seed, "chance", one.task.id, *one.actions).random() for one in trajectories]
+
+    def probability(self, score: float) -> float:
+        """Return the score, as it lies between 0 and 1; see `armap.protocols.CalibratedRewardModel`."""
+        return score

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import logsigmoid, softplus
 
 from armap import weights
+from armap.errors import ConfigError
 from armap.rewards.fit_settings import CHECKPOINT_FOLDER, FitSettings
 from armap.rewards.rendering import TrajectoryTree
 from armap.rewards.transformer import TransformerRewardModel
@@ -155,6 +156,11 @@ class TransformerFit:
             evaluated = step % self._settings.evaluate_every_steps == 0 or step == self.total_steps
             if evaluated:
                 loss, accuracy = self._evaluate()
+                if not math.isfinite(loss):
+                    raise ConfigError(
+                        f"The held-out loss after {step} steps is no number: the weights have outgrown themselves. "
+                        f"Train in another run folder with a lower --learning-rate than {self._settings.learning_rate}."
+                    )
                 point = point.model_copy(update={"heldout_loss": loss, "heldout_accuracy": accuracy})
                 self._progress.note(loss)
             on_point(point)

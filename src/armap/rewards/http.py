@@ -16,7 +16,7 @@ from functools import cache
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from armap.errors import ConfigError, RewardModelError
+from armap.errors import ConfigError, RewardModelError, UnavailableError
 from armap.images import ImageFolder
 from armap.rewards.conversation import Turn, as_turns
 from armap.together import together
@@ -31,6 +31,7 @@ _EXCERPT_CHARS = 200
 _RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
 """What passes: too slow, too early, too many requests, and a server that is gone or overloaded for the moment."""
 _ADVICE = {
+    # Whoever is refused for one of these is refused whatever is asked.
     401: "; put the server's token into ARMAP_SERVE_TOKEN",
     403: "; put the server's token into ARMAP_SERVE_TOKEN",
     404: "; name the server's root, such as http://localhost:8025, without a path of its own",
@@ -96,7 +97,8 @@ class HTTPRewardModel:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.
 
         Raises:
-            RewardModelError: the server gave no usable score for one of them in all attempts.
+            RewardModelError: the server has no usable score for one of them.
+            UnavailableError: the token or the address is refused, or nothing came within the time of patience.
             ConfigError: nobody has ever answered there, or there are pictures to send and no folder to read them from.
             DataError: a picture is missing.
         """
@@ -153,9 +155,14 @@ class HTTPRewardModel:
                 return await retrying(attempt)
         except TimeoutError:
             said = f"; the last attempt brought {last}" if last else ""
-            raise RewardModelError(f"{self.name} gave no score within {self._patience_s:g} s{said}.") from None
+            raise UnavailableError(
+                f"{self.name} gave no score within {self._patience_s:g} s{said}. Start again to go on from here."
+            ) from None
         except _AttemptError as error:
-            raise RewardModelError(f"{self.name} gave no score: {error}{_ADVICE.get(error.status, '')}.") from None
+            said = f"{self.name} gave no score: {error}"
+            if error.status in _ADVICE:
+                raise UnavailableError(f"{said}{_ADVICE[error.status]}.") from None
+            raise RewardModelError(f"{said}.") from None
 
     async def _attempt(self, body: bytes) -> float:
         """Make one attempt."""

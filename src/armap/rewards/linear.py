@@ -98,9 +98,9 @@ class LinearRewardModel:
         try:
             weights = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ConfigError(f"The reward model in {file} cannot be read; train it again.") from error
+            raise ConfigError(f"The reward model in {file} cannot be read; delete {folder} and train again.") from error
         if weights.shape != (_BUCKETS,) or weights.dtype != np.float64 or not np.isfinite(weights).all():
-            raise ConfigError(f"{file} does not hold {_BUCKETS} finite weights; train it again.")
+            raise ConfigError(f"{file} does not hold {_BUCKETS} finite weights; delete {folder} and train again.")
         return cls(weights)
 
     def save(self, folder: Path) -> None:

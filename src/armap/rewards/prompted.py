@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -11,6 +10,7 @@ from armap.prompts import load_prompt
 from armap.protocols import LLM
 from armap.rewards.rendering import render
 from armap.seeds import stable_hash
+from armap.together import together
 from armap.types import Message, SamplingParams, Trajectory
 
 _GRADES = tuple(map(str, range(11)))
@@ -39,7 +39,11 @@ class PromptedRewardModel:
         Raises:
             RewardModelError: the model gave no grade.
         """
-        return await asyncio.gather(*map(self._score, trajectories))
+        return await together(map(self._score, trajectories))
+
+    def probability(self, score: float) -> float:
+        """Return the score, which is a share already; see `armap.protocols.CalibratedRewardModel`."""
+        return score
 
     async def _score(self, trajectory: Trajectory) -> float:
         shown = render(trajectory)

@@ -177,7 +177,7 @@ class WebShop:
         if bought.kind != "done":
             return None
         product = self._shop.product(bought)
-        goal = goal_of_purchase(product, dict(bought.chosen))
+        goal = goal_of_purchase(product, dict(bought.chosen), seed=self.catalogue.seed)
         if self._pays(goal, bought) != 1.0:
             return None
         name = f"{product.id}{options_clause(dict(sorted(bought.chosen)))}"

@@ -81,16 +81,27 @@ def official_order(goals: Sequence[_T]) -> list[_T]:
     return ordered
 
 
-def goal_of_purchase(product: Product, chosen: Mapping[str, str]) -> Goal:
+def rng_of_goals(kind: GoalKind, seed: int, product_id: str) -> Random:
+    """Return what draws the price limit of a product's goals in a catalogue of that seed."""
+    return rng_for("webshop goals", kind, seed, product_id)
+
+
+def goal_of_purchase(product: Product, chosen: Mapping[str, str], *, seed: int) -> Goal:
     """Return the goal that asks for just this product with these options; nothing else decides it.
 
     It is worded like a synthetic goal: the written instruction of the product, or else what it is called and some of
-    its attributes; the options; and a limit above its price.
+    its attributes; the options; and a limit above its price. Where there is such a goal it is that goal, so that who
+    looks for it among the goals to evaluate on finds it.
+
+    Args:
+        product: what was bought.
+        chosen: the options, by group.
+        seed: that of the catalogue's goals.
     """
     options = dict(sorted(chosen.items()))
     attributes = product.instruction_attributes
     instruction = product.instruction
-    rng = rng_for("webshop purchase", product.id)
+    rng = rng_of_goals("synthetic", seed, product.id)
     if instruction is None or not attributes:
         known = () if product.attributes == NO_ATTRIBUTES else product.attributes
         drawn = sorted(rng.sample(range(len(known)), min(_ATTRIBUTES_ASKED_FOR, len(known))))

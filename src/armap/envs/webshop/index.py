@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from armap.envs.webshop.catalogue import generate
-from armap.envs.webshop.goals import Goal, GoalKind, human_goals, official_order, synthetic_goals
+from armap.envs.webshop.goals import Goal, GoalKind, human_goals, official_order, rng_of_goals, synthetic_goals
 from armap.envs.webshop.indexing import SearchIndexWriter
 from armap.envs.webshop.products import Product, read_products
 from armap.envs.webshop.search import MappedFile, SearchIndex, opened
 from armap.errors import ConfigError, DataError
-from armap.seeds import rng_for
 from armap.types import Record
 from armap.user_cache import user_cache
 
@@ -201,7 +200,7 @@ def _goals(kind: GoalKind, product: Product, seed: int) -> Iterator[Goal]:
     if not (product.human_instructions if kind == "human" else product.instruction):
         return iter(())
     make = human_goals if kind == "human" else synthetic_goals
-    return make([product], rng_for("webshop goals", kind, seed, product.id))
+    return make([product], rng_of_goals(kind, seed, product.id))
 
 
 def _combination(product: Product, number: int) -> dict[str, tuple[str, ...]]:
