@@ -35,6 +35,13 @@ def test_the_gymnasium_environment_of_the_readme_has_no_findings(tmp_path, monke
     assert [in_words(checked.finding) for checked in check_class("lake:Lake") if checked.finding] == []
 
 
+def test_planning_from_python_is_done_as_the_documentation_says(capsys):
+    told = (EXAMPLES.parent / "docs" / "planning.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", told, re.DOTALL)
+    exec(compile(code, "planning.md", "exec"), {})
+    assert "leave" in capsys.readouterr().out
+
+
 def test_it_shows_all_that_an_environment_may_have_in_a_file_one_reads_at_once(jugs):
     assert isinstance(jugs.make(), HindsightWriter)
     assert isinstance(jugs.make(), Snapshots)

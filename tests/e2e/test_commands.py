@@ -86,7 +86,8 @@ def test_the_report_says_how_far_the_reward_model_can_be_trusted_and_so_does_one
     assert own["success_by_n"][-1]["n"] == 10
     other = shutil.copytree(copy / "reward_model", tmp_path / "other")
     said = json.loads(armap("judge-report", "--run", copy, "--reward-model", other, "--json").stdout)
-    assert said == {**own, "reward_model": str(other)}
+    # Of another one nobody here knows what it learned from.
+    assert said == {**own, "reward_model": str(other), "held_out": False}
     assert json.loads((copy / "judge.json").read_bytes()) == own
     assert str(other) in (copy / "judge_report.html").read_text("utf-8")
 
@@ -166,6 +167,9 @@ def test_a_mistake_before_the_first_trajectory_is_one_sentence_and_binds_the_fol
         (("evaluate", "--tasks", 10), "train one with `armap train`"),
         (("evaluate", "--tasks", 41), "There are 40 evaluation tasks"),
         (("train", "--kind", "linear"), "collect and synthesize more first"),
+        (("train", "--kind", "linear", "--epochs", 2), "leave out --epochs"),
+        (("train", "--kind", "linear", "--tracker", "trackio"), "leave out --tracker"),
+        (("evaluate", "--reward-model", "chance", "--task-max-usd", 1), "No price of scripted is known"),
         (("synthesize", "--origin", "typo"), "--origin: Input should be"),
         (("evaluate", "--reward-model", "prompted", "--task-max-calls", 9), "is not counted by task"),
         (("plan", "1 -> red cube", "--reward-model", "prompted", "--task-max-tokens", 9), "is not counted by task"),
@@ -176,6 +180,46 @@ def test_a_mistake_after_it_is_one_sentence_and_changes_nothing(small, command, 
     before = files(small)
     assert words in sentence(armap(*command, "--run", small, code=2).stderr)
     assert files(small) == before
+
+
+def test_an_export_does_not_write_over_the_records_of_the_run(finished):
+    before = files(finished)
+    said = sentence(armap("export", finished / "pairs.jsonl", "--run", finished, code=2).stderr)
+    assert "would lie among the records" in said
+    assert files(finished) == before
+
+
+def test_a_demonstration_that_cannot_end_does_not_begin(tmp_path):
+    run = tmp_path / "run"
+    said = armap("demo", "--env", "toy", "--model", "scripted", "--evaluation", 3, "--run", run, code=2).stderr
+    assert "There are 3 evaluation tasks" in said
+    assert not (run / "trajectories.jsonl").exists()
+
+
+def test_fewer_tasks_than_usual_are_all_tried_and_it_is_said_who_chose(tmp_path):
+    run = tmp_path / "run"
+    armap(
+        "collect", "--env", "toy", "--model", "scripted", "--evaluation", 3, "--tasks", 2, "--samples", 1, "--run", run
+    )
+    said = armap("evaluate", "--run", run, "--reward-model", "chance", "--objective", "score - steps", "--n", 2).stdout
+    assert "Chosen by score - steps, with the score of chance." in said
+    assert "Pair accuracy" not in said
+    assert {
+        planner.tasks for planner in Metrics.model_validate_json((run / "metrics.json").read_bytes()).planners.values()
+    } == {3}
+    armap("report", "--run", run)
+    assert "Chosen by score - steps, with the score of chance." in (run / "report.html").read_text("utf-8")
+
+
+def test_a_damaged_reward_model_is_never_called_done(tmp_path, finished):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "reward_model" / "linear.npy").write_bytes(b"torn")
+    for command in (("train", "--kind", "linear"), ("plan", "1 -> red cube")):
+        said = sentence(armap(*command, "--run", run, code=2).stderr)
+        assert f"delete {run / 'reward_model'} and train again" in said
+    shutil.rmtree(run / "reward_model")
+    armap("train", "--kind", "linear", "--run", run)
+    assert files(run)["reward_model/linear.npy"] == files(finished)["reward_model/linear.npy"]
 
 
 @pytest.mark.parametrize("command", [("synthesize",), ("report",)])

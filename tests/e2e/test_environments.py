@@ -1,5 +1,6 @@
 """Whole runs on every environment from the command line, with a model that draws among the legal actions at random."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,19 @@ def test_what_is_wrong_with_an_environment_is_said_in_plain_words(tmp_path):
 def test_what_cannot_be_had_is_said_in_one_sentence(options, said, tmp_path):
     done = armap("collect", *options, "--model", "scripted", "--run", tmp_path / "run", code=2)
     assert sentence(done.stderr).startswith(said)
+
+
+def test_a_slip_in_the_tasks_of_an_environment_of_ones_own_is_one_sentence_with_its_place(tmp_path):
+    (tmp_path / "slip.py").write_text(
+        "from armap.types import Task\n\n\nclass Slip:\n    @staticmethod\n    def tasks(split):\n"
+        "        return [Task(id='a', env='slip', instruction='Go.', sede=1)]\n",
+        "utf-8",
+    )
+    done = armap(
+        "collect", "--env", "slip:Slip", "--model", "scripted", "--run", tmp_path / "run", cwd=tmp_path, code=2
+    )
+    said = sentence(done.stderr)
+    assert re.search(r"slip:Slip\.tasks\('test'\) raised ValidationError in \S*slip\.py, line 7: .*sede", said)
 
 
 def test_where_the_shop_s_own_data_are_to_be_had_is_explained():

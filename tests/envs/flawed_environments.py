@@ -110,6 +110,11 @@ class PaysNan(Stairs):
         return super().step(action)._replace(env_reward=float("nan"))
 
 
+class PaysInPoints(Stairs):
+    def step(self, action):
+        return super().step(action)._replace(env_reward=10.0)
+
+
 class ReportsWords(Stairs):
     def step(self, action):
         return super().step(action)._replace(metrics={"price": "3 dollars"})

@@ -33,6 +33,7 @@ FLAWS = {
     "SharesItsState": (ALONE, "used in turn", "in self"),
     "EndsTwice": (PLAYS, "terminated and truncated are both True", "and not terminated"),
     "PaysNan": (PLAYS, "env_reward is a finite number", "nan of type float"),
+    "PaysInPoints": (PLAYS, "is paid from 0 to 1 in all", "divide env_reward by the most"),
     "ReportsWords": (PLAYS, "price is a finite number", "'3 dollars' of type str"),
     "ReturnsATuple": (PLAYS, "it returned tuple", "return StepResult("),
     "StumblesOverOddTexts": (ANY_TEXT, "UnicodeEncodeError", "handle this case"),

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from armap.envs import toy
@@ -225,3 +227,17 @@ async def test_what_fails_before_it_begins_carries_the_label_too(tmp_path):
     nowhere = Task(id="nowhere", env="toy", instruction="Leave.", config={"shelf": 1, "wanted": "moon"})
     found = await run_plan(tmp_path, tasks=[nowhere], planners=[MCTS(leaf="value")])
     assert [*found] == [("nowhere", "mcts(leaf=value, n=10)")]
+
+
+def test_the_documentation_names_every_setting_of_every_planner():
+    rows = {}
+    for line in (Path(__file__).parents[2] / "docs" / "planning.md").read_text("utf-8").splitlines():
+        if line.startswith("| `") and line.count("|") == 5:
+            name, _, size, settings = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name.strip("`")] = (size.strip("`"), settings)
+    assert set(rows) == {name for name in PLANNERS_BY_NAME if not name.endswith("_paper")}
+    for name, (size, settings) in rows.items():
+        usual = make_planner(name, 7, {}, SearchBudget()).model_dump(exclude={"name", "budget"})
+        assert usual.pop(size, 7) == 7
+        told = (f"`{setting}={str(value).lower()}`" for setting, value in usual.items())
+        assert ", ".join(told) == settings

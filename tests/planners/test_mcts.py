@@ -330,8 +330,8 @@ async def test_what_is_proposed_and_not_legal_does_not_count_as_tried_out():
             drawn = await super().propose(history, n=n, rng=rng, greedy=greedy)
             return [Action(text=f"fly {rng.random()}") if rng.random() < 0.8 else action for action in drawn]
 
-    result = await search(MCTS(num_simulations=100, proposals=10), PUZZLES[0], make=Game24, policy=Dreamer())
-    assert len(result.candidates) == 100
+    result = await search(MCTS(num_simulations=300, proposals=10), PUZZLES[0], make=Game24, policy=Dreamer())
+    assert len(result.candidates) == 300
 
 
 @pytest.mark.parametrize("selection", ["puct", "uct"])

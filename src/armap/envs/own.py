@@ -100,7 +100,9 @@ def _tasks(name: str, made: EnvironmentClass, split: str) -> Sequence[Task]:
     try:
         return list(made.tasks(split))
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, OSError) as error:
-        (*_, frame) = traceback.extract_tb(error.__traceback__)
+        frames = traceback.extract_tb(error.__traceback__)
+        # The last one in the user's own file, whatever that called.
+        frame = next((one for one in reversed(frames) if one.filename == inspect.getfile(cast(type, made))), frames[-1])
         raise ConfigError(
             f"{name}.tasks({split!r}) raised {type(error).__name__} in {frame.filename}, line {frame.lineno}: "
             f"{' '.join(str(error).split())}"

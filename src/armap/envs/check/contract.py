@@ -14,6 +14,8 @@ from armap.protocols import StepResult
 from armap.types import Action, Observation, Step, StopReason, Task, Trajectory
 
 _NONSENSE = "no such action 7391"
+_ROUNDING = 1e-6
+"""What sums of payments may be beside 0 to 1."""
 _ODD_TEXTS = ("", " ", "\n", "\0\x07\x1b[2J", "行動 ☃ é", "{}%s\\", "\ud800", "1e309", "(" * 10_000, "a" * 100_000)
 _LONGEST_ANSWER_CHARS = 50_000
 _LONGEST_RULES_CHARS = 2000
@@ -120,6 +122,13 @@ def _play(watched: Watched, setting: Setting, task: Task) -> Trajectory:
         steps.append(Step(observation=observation, action=Action(text=text), env_reward=result.env_reward))
         observation = result.observation
         if end := _end(result):
+            paid = sum(step.env_reward for step in steps)
+            watched.require(
+                -_ROUNDING <= paid <= 1 + _ROUNDING,
+                expected="an episode is paid from 0 to 1 in all, as success is shown in percent",
+                came=f"it is paid {paid:g}",
+                repair="divide env_reward by the most that an episode can pay, and pay no less than 0 in all",
+            )
             return Trajectory(
                 id=task.id,
                 task=task,
