@@ -4,6 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -376,3 +377,15 @@ async def test_the_embedded_model_plays_game_24_legally():
     assert set(texts(answers)) <= set(observation.actions)
     assert 0 < answers[0].choice_mass < 1
     assert answers[0].choice_entropy_nats > 0
+
+
+async def test_a_model_that_knows_no_system_is_told_by_the_user(tmp_path):
+    folder = Path(make_tiny_model(tmp_path, seed=3))
+    # The beginning of Gemma's.
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    usual = (folder / "chat_template.jinja").read_text("utf-8")
+    (folder / "chat_template.jinja").write_text(refusing + usual, "utf-8")
+    told = [Message(role="user", content=f"{ASK[0].content}\n\n{ASK[1].content}")]
+    llm = LocalLLM(str(folder))
+    first, again = [await llm.generate(asked, n=2, sampling=GREEDY) for asked in (ASK, told)]
+    assert [answer.text for answer in first] == [answer.text for answer in again]

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the local extra is not installed: f
 
 from safetensors.torch import load_file  # noqa: E402
 
+from armap.errors import ConfigError  # noqa: E402
 from armap.rewards.fit_settings import FitSettings  # noqa: E402
 from armap.rewards.fitting import TransformerFit, _share_of_rate, classification_loss, pairwise_loss  # noqa: E402
 from armap.rewards.rendering import render  # noqa: E402
@@ -341,3 +342,10 @@ def test_a_fit_killed_at_ten_moments_goes_on_along_the_same_curve_to_the_same_sc
         assert point.model_dump() == pytest.approx(expected[point.step].model_dump(), abs=1e-6)
     scores = [json.loads((folder / "scores.json").read_text()) for folder in (calm, killed)]
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
+
+
+def test_a_fit_that_diverges_says_so_and_keeps_no_such_weights(tmp_path, backbone):
+    wild = QUICK.model_copy(update={"learning_rate": 1e12, "warmup_share": 0.0})
+    with pytest.raises(ConfigError, match=r"held-out loss after 5 steps is no number.* --learning-rate below 1e\+12"):
+        fit(backbone, tmp_path, wild)
+    assert not [*tmp_path.rglob("step-*")]

@@ -159,7 +159,7 @@ class TransformerFit:
                 if not math.isfinite(loss):
                     raise ConfigError(
                         f"The held-out loss after {step} steps is no number: the weights have outgrown themselves. "
-                        f"Train in another run folder with a lower --learning-rate than {self._settings.learning_rate}."
+                        f"Train in another run folder with a --learning-rate below {self._settings.learning_rate:g}."
                     )
                 point = point.model_copy(update={"heldout_loss": loss, "heldout_accuracy": accuracy})
                 self._progress.note(loss)
