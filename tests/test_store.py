@@ -495,6 +495,16 @@ async def test_fifty_concurrent_requests_make_exactly_as_many_calls_as_the_budge
         assert all(isinstance(refusal, BudgetError) for refusal in refusals)
 
 
+@pytest.mark.parametrize("budget", [Budget(max_tokens=1000), Budget(max_cost_usd=1)])
+async def test_a_limit_that_could_never_stop_anything_is_refused_and_the_answer_kept(tmp_path, budget):
+    silent = [Completion(text="first", usage=Usage(calls=1))]
+    with RunFolder(tmp_path) as run:
+        ledger = Ledger(run, budget)
+        with pytest.raises(ConfigError, match="does not say how many tokens it takes"):
+            await buy(ledger, "key", silent)
+        assert ledger.stored("key") == silent
+
+
 async def test_a_call_that_failed_gives_its_place_in_the_budget_back(tmp_path):
     with RunFolder(tmp_path) as run:
         ledger = Ledger(run, Budget(max_calls=1))

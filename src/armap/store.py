@@ -309,11 +309,20 @@ class Ledger:
 
         Returns:
             The answers as they were stored, see `RunFolder.append`.
+
+        Raises:
+            ConfigError: tokens or money are limited, and it is not known how many tokens the answers took.
         """
         first_index = len(self._answers.get(key, ()))
         entry = LedgerEntry(key=key, first_index=first_index, completions=tuple(completions), seconds=seconds)
         stored = self._run.append("completions", entry)
         self._count(stored)
+        for name, limit in (("max_tokens", self._budget.max_tokens), ("max_cost_usd", self._budget.max_cost_usd)):
+            if limit is not None and not any(completion.usage.tokens for completion in stored.completions):
+                raise ConfigError(
+                    f"The model's server does not say how many tokens it takes, so {name}={limit:g} could never stop "
+                    "it; set max_calls instead."
+                )
         return list(stored.completions)
 
     def _count(self, entry: LedgerEntry) -> None:

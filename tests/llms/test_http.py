@@ -273,6 +273,7 @@ async def test_a_server_that_never_picks_a_choice_is_an_error_after_all_attempts
         with pytest.raises(LLMError, match=r"no usable answer in 4 attempts.*go west") as caught:
             await texts(llm, choices=DIRECTIONS)
     assert caught.value.retryable
+    assert "collect with --free" in str(caught.value)
     assert len(server.requests) == 4
 
 

@@ -180,7 +180,7 @@ class HTTPLLM:
                 if answers := question.answers(choices):
                     return _Answers(answers, len(choices), usage)
                 bad_replies += 1
-                raise self._unusable(content, choices)
+                raise self._unusable(content, choices, offered=question.choices is not None)
             except _AttemptError as error:
                 if n > 1 and error.blames_n:
                     return _Answers([], 0, usage)
@@ -218,10 +218,14 @@ class HTTPLLM:
             message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
-    def _unusable(self, content: bytes, choices: Sequence[object]) -> _AttemptError:
+    def _unusable(self, content: bytes, choices: Sequence[object], *, offered: bool) -> _AttemptError:
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
         cut = any(_get(choice, "finish_reason") == "length" for choice in choices)
-        return _AttemptError(f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}")
+        said = f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}"
+        # What is on offer is sent as a schema, which not every server heeds.
+        return _AttemptError(
+            f"{said}; if the server knows no structured output, collect with --free" if offered else said
+        )
 
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
