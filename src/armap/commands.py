@@ -382,6 +382,6 @@ def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[T
 
 def _check_count(tasks: list[Task], count: int, purpose: str) -> None:
     if not tasks:
-        raise ConfigError(f"There are no {purpose} tasks: none, or none that is not another kind of task too.")
+        raise ConfigError(f"There are no {purpose} tasks; what is kept for evaluation is not trained on.")
     if not 1 <= count <= len(tasks):
         raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")

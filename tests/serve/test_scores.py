@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the local extra is not installed: no transformer reward model is served")
 
-from armap.errors import RewardModelError
+from armap.errors import RewardModelError, UnavailableError
 from armap.rewards.http import HTTPRewardModel
 from armap.rewards.rendering import render
 from armap.rewards.transformer import TransformerRewardModel
@@ -156,7 +156,7 @@ async def test_many_planners_at_once_get_their_own_scores(remote, local):
 
 async def test_the_token_is_asked_for(server):
     model = HTTPRewardModel(server.address)
-    with pytest.raises(RewardModelError, match="ARMAP_SERVE_TOKEN"):
+    with pytest.raises(UnavailableError, match="ARMAP_SERVE_TOKEN"):
         await model.score(TRAJECTORIES[:1])
     await model.close()
 

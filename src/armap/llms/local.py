@@ -195,8 +195,8 @@ class LocalLLM:
     def _encode(self, messages: tuple[Message, ...]) -> list[int]:
         """Return the prompt as token ids, up to where the assistant's turn begins."""
         if not self._has_system_turn and messages[0].role == "system":
-            told = f"{messages[0].content}\n\n{messages[1].content}"
-            messages = (messages[1].model_copy(update={"content": told}), *messages[2:])
+            told = "\n\n".join(message.content for message in messages[:2])
+            messages = (Message(role="user", content=told), *messages[2:])
         text = self._tokenizer.apply_chat_template(
             [message.model_dump() for message in messages], add_generation_prompt=True, tokenize=False
         )
