@@ -43,7 +43,7 @@ from armap.types import (
     Task,
     Trajectory,
 )
-from armap.weights import locate, require_local_extra
+from armap.weights import EMBEDDED, locate, require_local_extra
 from armap.world import LiveWorld
 
 _USUAL_TASKS = 40
@@ -365,7 +365,12 @@ def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
     require_local_extra()
     from armap.llms.local import LocalLLM
 
-    return LocalLLM(agent.model)
+    try:
+        return LocalLLM(agent.model)
+    except ConfigError as error:
+        if agent.model == EMBEDDED or Path(agent.model).exists():
+            raise
+        raise ConfigError(f"{error} If a server has this model, name its address with --base-url.") from error
 
 
 def _draw(tasks: list[Task], count: int, seed: int, purpose: str) -> list[Task]:

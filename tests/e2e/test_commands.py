@@ -189,6 +189,15 @@ def test_an_export_does_not_write_over_the_records_of_the_run(finished):
     assert files(finished) == before
 
 
+def test_a_model_that_is_nowhere_may_be_that_of_a_server(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: no local model is looked for")
+    offline = environment() | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "armap.cli", "collect", "--model", "no-such-model", "--run", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=offline, timeout=300, check=False)
+    assert done.returncode == 2
+    assert sentence(done.stderr).endswith("If a server has this model, name its address with --base-url.")
+
+
 def test_a_demonstration_that_cannot_end_does_not_begin(tmp_path):
     run = tmp_path / "run"
     said = armap("demo", "--env", "toy", "--model", "scripted", "--evaluation", 3, "--run", run, code=2).stderr
