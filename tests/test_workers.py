@@ -21,7 +21,7 @@ from armap.errors import ConfigError, EnvError
 from armap.protocols import Environment
 from armap.workers import Inline, Worker, sendable
 from processes import assert_ends, number_in, runs
-from unruly import Faulty, Impossible, Saving, Shuffling, Unruly, Wordy, task
+from unruly import Faulty, Impossible, Lost, Saving, Shuffling, Unruly, Wordy, task
 
 HERE = Path(__file__).parent
 
@@ -103,6 +103,18 @@ def test_what_an_environment_raises_is_an_error_of_the_environment_wherever_it_r
             host.step("err")
     with closing(make()) as host, pytest.raises(EnvError, match=r"^stuck in the swamp$"):
         host.reset(task(do="break down"))
+
+
+@pytest.mark.parametrize("make", [lambda: Inline(Lost), lambda: worker(Lost)], ids=["inline", "worker"])
+def test_so_is_what_it_raises_when_it_goes_back_or_compares(make):
+    with closing(make()) as host:
+        reached = host.reset(task())
+        with pytest.raises(EnvError, match=r"raised KeyError: 'way' \(.*unruly\.py:\d+\)"):
+            host.restore(reached.snapshot)
+    with closing(make()) as host:
+        seen = host.reset(task()).result.observation
+        with pytest.raises(EnvError, match=r"raised KeyError: 'seen' \(.*unruly\.py:\d+\)"):
+            host.same_observation(seen, seen)
 
 
 TROUBLE = {

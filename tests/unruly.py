@@ -93,6 +93,19 @@ class Saving(Unruly):
         self.way = snapshot
 
 
+class Lost(Unruly):
+    """Saves its state, and finds it neither again nor the same."""
+
+    def snapshot(self) -> object:
+        return {}
+
+    def restore(self, snapshot: object) -> None:
+        self.way = snapshot["way"]  # type: ignore[index]
+
+    def same_observation(self, a: Observation, b: Observation) -> bool:
+        raise KeyError("seen")
+
+
 class Impossible:
     """Needs something that is not here."""
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap.agent_settings import SCRIPTED, AgentSettings, agent_of
-from armap.environments import Wanted, environment_entry
+from armap.environments import Wanted, environment_entry, without
 from armap.errors import ConfigError, DataError
 from armap.judging import Judging
 from armap.llms.cached import CachedLLM
@@ -316,8 +316,8 @@ class Workshop(Judging):
     @cached_property
     def _examples(self) -> list[Trajectory]:
         """The environment's examples but those of evaluation tasks."""
-        asked = {task.instruction for task in self.evaluation_tasks()}
-        return [example for example in self.entry.examples if example.task.instruction not in asked]
+        shown = without([example.task for example in self.entry.examples], self.evaluation_tasks())
+        return [example for example in self.entry.examples if example.task in shown]
 
     def _policy(self) -> PromptedPolicy:
         return PromptedPolicy(

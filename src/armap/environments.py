@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from armap.browser import find_browser
 from armap.envs import game24, toy
 from armap.envs.own import import_environment
-from armap.errors import ConfigError
+from armap.errors import ConfigError, raised_at
 from armap.images import ImageFolder
 from armap.protocols import Environment
 from armap.types import Task, Trajectory
@@ -86,7 +86,7 @@ def _toy(wanted: Wanted) -> EnvironmentEntry:
         build="toy",
         rules=toy.Toy.rules,
         examples=toy.Toy.examples,
-        training_tasks=partial(_without, toy.tasks(378, seed=0, split="train")),
+        training_tasks=partial(without, toy.tasks(378, seed=0, split="train")),
         evaluation_tasks=_toy_evaluation,
         default_evaluation="40",
         parse_task=toy.parse_task,
@@ -205,7 +205,7 @@ def _miniwob(wanted: Wanted) -> EnvironmentEntry:
         build="miniwob",
         rules=miniwob.MiniWoB.rules,
         examples=miniwob.MiniWoB.examples,
-        training_tasks=partial(_without, miniwob.tasks("train")),
+        training_tasks=partial(without, miniwob.tasks("train")),
         evaluation_tasks=partial(_range_of, miniwob.tasks("test")),
         default_evaluation="all",
         parse_task=miniwob.parse_task,
@@ -215,11 +215,19 @@ def _miniwob(wanted: Wanted) -> EnvironmentEntry:
 def _own(name: str, wanted: Wanted) -> EnvironmentEntry:
     _refuse(name, wanted)
     own = import_environment(name)
-    test = list(own.tasks("test"))
+
+    def tasks(split: str) -> list[Task]:
+        try:
+            return list(own.tasks(split))
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, OSError) as error:
+            frame = raised_at(error, ours=Path(__file__).parent)
+            where = f" in {frame.filename}, line {frame.lineno}" if frame else ""
+            said = " ".join(str(error).split())
+            raise ConfigError(f"{name}.tasks({split!r}) raised {type(error).__name__}{where}: {said}") from error
 
     def parse_task(text: str) -> Task:
         for split in ("test", "train"):
-            for task in own.tasks(split):
+            for task in tasks(split):
                 if text in (task.id, task.instruction):
                     return task
         raise ConfigError(f"{name} has no task {text!r}; type the id or the instruction of one of its tasks.")
@@ -230,8 +238,8 @@ def _own(name: str, wanted: Wanted) -> EnvironmentEntry:
         build=name,
         rules=own.rules,
         examples=own.examples,
-        training_tasks=lambda exclude: _without(own.tasks("train"), exclude),
-        evaluation_tasks=partial(_range_of, test),
+        training_tasks=lambda exclude: without(tasks("train"), exclude),
+        evaluation_tasks=partial(_range_of, tasks("test")),
         default_evaluation="all",
         parse_task=parse_task,
     )
@@ -247,7 +255,8 @@ def _range_of(tasks: Sequence[Task], text: str) -> list[Task]:
     return [*tasks[int(first) : int(last) + 1]]
 
 
-def _without(tasks: Iterable[Task], exclude: Sequence[Task]) -> list[Task]:
+def without(tasks: Iterable[Task], exclude: Sequence[Task]) -> list[Task]:
+    """Return the tasks that are none of those to exclude, by name or by content."""
     ids, contents = {task.id for task in exclude}, {_content(task) for task in exclude}
     return [task for task in tasks if task.id not in ids and _content(task) not in contents]
 

@@ -20,6 +20,10 @@ record. Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
+
 
 class ArmapError(Exception):
     """Base of every error this package raises on purpose."""
@@ -90,3 +94,14 @@ def first_line(error: Exception) -> str:
     """Return the first line that somebody else's error says, with the next one where it only announces that."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(lines[: 1 + lines[0].endswith(":")])
+
+
+def raised_at(error: BaseException, *, ours: Path) -> traceback.FrameSummary | None:
+    """Return the innermost frame of an error that is of the user's own code.
+
+    That is none of Python, of a package, or of a file in `ours`; if there is none, the innermost of all but the latter.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != ours]
+    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))] or frames
+    return own[-1] if own else None

@@ -174,11 +174,13 @@ class Inline:
     def restore(self, snapshot: bytes) -> None:
         """Go to a saved state."""
         assert self._saver is not None, "only an environment that saves its state is asked to restore one"
-        self._saver.restore(pickle.loads(snapshot))  # noqa: S301 - written by `_reached`, in this run
+        with _OURS:
+            self._saver.restore(pickle.loads(snapshot))  # noqa: S301 - written by `_reached`, in this run
 
     def same_observation(self, a: Observation, b: Observation) -> bool:
         """Say whether two observations describe the same state."""
-        return a == b if self._comparer is None else self._comparer.same_observation(a, b)
+        with _OURS:
+            return a == b if self._comparer is None else self._comparer.same_observation(a, b)
 
     def close(self) -> None:
         """Close the environment."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from armap.environments import ENVIRONMENTS, environment_entry
+from armap.environments import ENVIRONMENTS, environment_entry, without
 from armap.errors import ConfigError
 from armap.images import ImageFolder
 from armap.store import RunFolder
@@ -110,6 +110,18 @@ def test_what_cannot_be_had_is_said_in_one_sentence(options, said, tmp_path):
     assert sentence(done.stderr).startswith(said)
 
 
+def test_an_example_is_an_evaluation_task_only_if_all_of_it_is_the_same():
+    toy, puzzles = environment_entry("toy"), environment_entry("game24")
+    shown = [example.task for example in toy.examples]
+    asked = toy.evaluation_tasks("40")
+    assert {task.instruction for task in asked}.intersection(task.instruction for task in shown)
+    assert without(shown, asked) == shown
+    shown = [example.task for example in puzzles.examples]
+    assert without(shown, puzzles.evaluation_tasks("1-100")) == shown
+    # 2 4 8 12 has rank 650.
+    assert without(shown, puzzles.evaluation_tasks("601-700")) == shown[1:]
+
+
 def test_a_slip_in_the_tasks_of_an_environment_of_ones_own_is_one_sentence_with_its_place(tmp_path):
     (tmp_path / "slip.py").write_text(
         "from armap.types import Task\n\n\nclass Slip:\n    @staticmethod\n    def tasks(split):\n"
@@ -121,6 +133,9 @@ def test_a_slip_in_the_tasks_of_an_environment_of_ones_own_is_one_sentence_with_
     )
     said = sentence(done.stderr)
     assert re.search(r"slip:Slip\.tasks\('test'\) raised ValidationError in \S*slip\.py, line 7: .*sede", said)
+    # Whoever checks it is shown more.
+    checked = armap("check-env", "slip:Slip", cwd=tmp_path, code=1).stdout
+    assert re.search(r"Where: +\S*slip\.py:7\n +Repair:", checked)
 
 
 def test_where_the_shop_s_own_data_are_to_be_had_is_explained():

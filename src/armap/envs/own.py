@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple, Protocol, cast
@@ -88,25 +86,11 @@ def import_environment(name: str) -> OwnEnvironment:
     made = cast(EnvironmentClass, found)
     return OwnEnvironment(
         make=made,
-        tasks=partial(_tasks, name, made),
+        tasks=made.tasks,
         rules=getattr(found, "rules", load_prompt("act_own")),
         examples=tuple(getattr(found, "examples", ())),
         inline=bool(getattr(found, "inline", False)),
     )
-
-
-def _tasks(name: str, made: EnvironmentClass, split: str) -> Sequence[Task]:
-    """Return the tasks of a split, or say where the user's code went wrong."""
-    try:
-        return list(made.tasks(split))
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, OSError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        # The last one in the user's own file, whatever that called.
-        frame = next((one for one in reversed(frames) if one.filename == inspect.getfile(cast(type, made))), frames[-1])
-        raise ConfigError(
-            f"{name}.tasks({split!r}) raised {type(error).__name__} in {frame.filename}, line {frame.lineno}: "
-            f"{' '.join(str(error).split())}"
-        ) from error
 
 
 def _required(made: type) -> list[inspect.Parameter]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from armap.errors import ConfigError, EnvError
+from armap.errors import ConfigError, EnvError, raised_at
 from armap.protocols import ComparesObservations, Environment, HindsightWriter, Snapshots, StepResult
 from armap.types import Observation, Record, Task, Trajectory
 
@@ -301,11 +299,9 @@ def _repair_of(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """Return file and line of the innermost frame that is the environment's own, and not of Python or a package."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != _OURS]
-    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
-    own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))] or frames
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
+    """Return file and line of the environment's own code where it raised something."""
+    frame = raised_at(error, ours=_OURS)
+    return f"{frame.filename}:{frame.lineno}" if frame else None
 
 
 def shown(value: object) -> str:
