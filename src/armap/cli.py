@@ -523,7 +523,8 @@ def train(
         "patience": patience,
     }
     said = {name: value for name, value in said.items() if value is not None}
-    if kind == "linear" and (idle := [*said, *(["preset"] if preset else []), *(["tracker"] if tracker else [])]):
+    idle = [*said, *(name for name, value in (("preset", preset), ("tracker", tracker)) if value)]
+    if kind == "linear" and idle:
         raise ConfigError(f"--kind linear has no such settings; leave out --{idle[0].replace('_', '-')}.")
     settings = _fit_settings(preset, said)
     # `accelerate launch` numbers the processes it starts; the first one writes, the others help it to compute.

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from armap.pipeline.examine import examine
-from armap.pipeline.train import REWARD_MODEL_FOLDER, help_train, split_pairs, train
+from armap.pipeline.train import REWARD_MODEL_FOLDER, help_train, source_tasks, train
 from armap.protocols import RewardModel
 from armap.reward_models import ShowProgress, linear_fit, load_reward_model, made_from, remarks, transformer_fit
 from armap.rewards.fit_settings import FitSettings
@@ -72,7 +72,7 @@ class Judging:
             helping: take part in a fit that another process records, of a run folder that is only read.
         """
         pairs = self.run.read("pairs", PreferencePair)
-        split_pairs(pairs, heldout_share=heldout_share, seed=self._seed)
+        source_tasks(pairs)
         with self.progress("train") as show:
             fit = linear_fit(self._seed, show)
             if kind == "transformer":
@@ -100,11 +100,13 @@ class Judging:
             )
         if model is not None:
             self._remark(model)
-        elif not helping:
+        if helping:
+            return
+        if self.run.read_json("judge", JudgeReport) is None:
+            await self.examine(reward_model=None)
+        elif model is None:
             # One that is there is kept, unless it is damaged.
             load_reward_model(self.run.path / REWARD_MODEL_FOLDER, self.run.images)
-        if not helping and self.run.read_json("judge", JudgeReport) is None:
-            await self.examine(reward_model=None)
 
     async def examine(self, *, reward_model: str | None) -> JudgeReport:
         """Find out how far a reward model can be trusted; of the run's own, the default, keep what is found."""

@@ -74,11 +74,11 @@ def _chosen_by(run: RunFolder) -> str | None:
     if begun is None:
         return None
     place, objective = begun.settings.get("reward_model"), begun.settings.get("objective")
-    who = {None: "the run's own reward model", "chance": "chance", "prompted": "the language model, asked for a score"}
-    by = who.get(place, f"the reward model {place}")  # type: ignore[arg-type]
-    if objective is not None:
-        return f"{objective}, with the score of {by}"
-    return None if place is None else by
+    if place is None and objective is None:
+        return None
+    untrained = {"chance": "chance", "prompted": "the language model, asked for a score"}
+    by = "the run's own reward model" if place is None else untrained.get(str(place), f"the reward model {place}")
+    return by if objective is None else f"{objective}, with the score of {by}"
 
 
 def _by_planner(results: Iterable[SearchResult]) -> Mapping[str, _Searches]:

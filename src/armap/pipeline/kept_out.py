@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from armap.protocols import World
-from armap.types import Observation, Task, Trajectory
+from armap.types import Observation, PreferencePair, Task, Trajectory
 
 
 class KeptOut:
@@ -32,14 +32,20 @@ class KeptOut:
         Raises:
             EnvError: one of them cannot be begun.
         """
-        wording, seen = what_is_asked(attempt)
+        wording, seen = _asked(attempt)
         for task in self._by_wording.get(wording, ()):
             if _seen((await self._world.start(task)).observation) == seen:
                 return True
         return False
 
 
-def what_is_asked(attempt: Trajectory) -> tuple[str, tuple[str, ...]]:
+def at_other_tasks(pairs: Sequence[PreferencePair], trained: Iterable[PreferencePair]) -> list[PreferencePair]:
+    """Return the pairs at tasks that none of those trained on is at, whatever source tasks led there."""
+    known = {_asked(pair.chosen) for pair in trained}
+    return [pair for pair in pairs if _asked(pair.chosen) not in known]
+
+
+def _asked(attempt: Trajectory) -> tuple[str, tuple[str, ...]]:
     """Return what tells the task of an attempt from others: its words, and where it begins."""
     return _words(attempt.task.instruction), _seen(attempt.first_observation)
 

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from armap import __version__
 from armap.pipeline.funnel import ablations
 from armap.pipeline.intervals import share
-from armap.pipeline.kept_out import what_is_asked
+from armap.pipeline.kept_out import at_other_tasks
 from armap.pipeline.outcomes import judged_rightly
 from armap.types import HeldoutScore, Interval, PreferencePair
 
@@ -170,9 +170,9 @@ def _data(training: Sequence[PreferencePair], heldout: Sequence[PreferencePair],
 
 def _of_tasks(training: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> str:
     """Say whether the tasks that held-out source tasks led to were trained on, as those of others."""
-    trained = {what_is_asked(pair.chosen) for pair in training}
-    known = any(what_is_asked(pair.chosen) in trained for pair in heldout)
-    return "though their instructions were, with other source tasks" if known else "nor were their instructions"
+    if len(at_other_tasks(heldout, training)) < len(heldout):
+        return "though their instructions were, with other source tasks"
+    return "nor were their instructions"
 
 
 def _accuracy(scored: Sequence[HeldoutScore]) -> Interval:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from armap.errors import ConfigError
 from armap.pipeline.beginnings import unfinished_pairs
-from armap.pipeline.kept_out import what_is_asked
+from armap.pipeline.kept_out import at_other_tasks
 from armap.pipeline.model_card import MadeFrom, model_card
 from armap.protocols import RewardModel
 from armap.rewards.calibration import fit_calibration
@@ -48,6 +48,21 @@ class Fit(Protocol):
         ...
 
 
+def source_tasks(pairs: Sequence[PreferencePair]) -> list[str]:
+    """Return the ids of the source tasks that pairs come from, of which training needs two.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    sources = sorted({pair.source_task_id for pair in pairs})
+    if len(sources) < 2:
+        raise ConfigError(
+            f"There are preference pairs from {len(sources)} source tasks, and training needs two at least; "
+            "collect and synthesize more first."
+        )
+    return sources
+
+
 def split_pairs(
     pairs: Sequence[PreferencePair], *, heldout_share: float, seed: int
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
@@ -59,20 +74,14 @@ def split_pairs(
     Raises:
         ConfigError: the pairs come from fewer than two source tasks.
     """
-    sources = sorted({pair.source_task_id for pair in pairs})
-    if len(sources) < 2:
-        raise ConfigError(
-            f"There are preference pairs from {len(sources)} source tasks, and training needs two at least; "
-            "collect and synthesize more first."
-        )
+    sources = source_tasks(pairs)
     rng_for(seed, "heldout").shuffle(sources)
     # At least one source on either side.
     count = min(len(sources) - 1, max(1, round(len(sources) * heldout_share)))
     kept_out = set(sources[:count])
     training = [pair for pair in pairs if pair.source_task_id not in kept_out]
     heldout = [pair for pair in pairs if pair.source_task_id in kept_out]
-    trained = {what_is_asked(pair.chosen) for pair in training}
-    return training, [pair for pair in heldout if what_is_asked(pair.chosen) not in trained] or heldout
+    return training, at_other_tasks(heldout, training) or heldout
 
 
 async def train(
