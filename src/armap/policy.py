@@ -100,7 +100,8 @@ class PromptedPolicy:
         sampling = self._sampling.model_copy(
             update={"seed": rng.getrandbits(48), "max_tokens": _REFLECTION_TOKENS, "stop": ()}
         )
-        (completion,) = await self._llm.generate([*self._opening[:1], *turns], n=1, sampling=sampling)
+        # After all that it was asked with when it acted, which a server's prompt cache then knows.
+        (completion,) = await self._llm.generate([*self._opening, *turns], n=1, sampling=sampling)
         self.usage += completion.usage
         return " ".join(completion.text.split())
 

@@ -104,6 +104,17 @@ async def test_the_policy_reflects_on_what_it_did_and_saw_and_knows_its_earlier_
     assert "Lesson 1." in second[1]
 
 
+async def test_what_is_asked_of_an_attempt_begins_as_what_was_asked_in_it_so_that_a_prompt_cache_knows_it():
+    thinker = Thinker()
+    policy = PromptedPolicy(
+        ScriptedLLM(thinker), rules="Act.", examples=Toy.examples, sampling=SamplingParams(), choose=False
+    )
+    await search(Reflexion(trials=2), TASK, judge=Scores(-1, -1), policy=policy)
+    (asked,) = [i for i, talk in enumerate(thinker.conversations) if ASKED_TO_REFLECT in talk[-1]]
+    last_action = thinker.conversations[asked - 1]
+    assert thinker.conversations[asked][: len(last_action)] == last_action
+
+
 async def test_nobody_is_asked_for_a_reflection_that_nobody_would_read():
     thinker = Thinker()
     await reflect(Reflexion(trials=3), Scores(-1, -1, -1), thinker)
