@@ -239,6 +239,16 @@ def test_a_stage_with_other_settings_is_refused_and_every_difference_is_named(tm
     ) in str(refusal.value)
 
 
+def test_a_stage_that_says_what_it_stores_begins_anew_where_that_is_not_there(tmp_path):
+    with RunFolder(tmp_path / "run") as run:
+        run.append("pairs", Completion(text="a pair"))
+        run.begin_stage("train", {"max_tokens": 16}, stored=["training.jsonl", "reward_*"])
+        run.begin_stage("train", {"max_tokens": 32}, stored=["training.jsonl", "reward_*"])
+        (run.path / "reward_model").mkdir()
+        with pytest.raises(ConfigError, match="max_tokens was 32 and is now 64"):
+            run.begin_stage("train", {"max_tokens": 64}, stored=["training.jsonl", "reward_*"])
+
+
 def test_a_stage_begins_anew_where_nothing_is_stored_yet(tmp_path):
     with RunFolder(tmp_path) as run:
         run.begin_stage("plan", {"model": "misspelt"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 
@@ -15,13 +15,18 @@ from armap.pipeline.examine import examine
 from armap.pipeline.train import REWARD_MODEL_FOLDER, help_train, source_tasks, train
 from armap.protocols import RewardModel
 from armap.reward_models import ShowProgress, linear_fit, load_reward_model, made_from, remarks, transformer_fit
-from armap.rewards.fit_settings import FitSettings
+from armap.rewards.fit_settings import CHECKPOINT_FOLDER, FitSettings
 from armap.rewards.http import HTTPRewardModel
 from armap.store import RunFolder
 from armap.types import JudgeReport, PreferencePair, TrainingPoint
 
-_MOVABLE = ("agent.base_url", "agent.prompt_usd_per_million", "agent.completion_usd_per_million")
-"""Settings of an agent that decide nothing of what it does."""
+_MOVABLE = (
+    "agent.base_url", "agent.prompt_usd_per_million", "agent.completion_usd_per_million", "fit.pass_tokens",
+)  # fmt: skip
+"""Settings that decide nothing of what comes of a stage."""
+_ANYTHING = ("*.jsonl",)
+_TRAINED = ("training.jsonl", "heldout.jsonl", CHECKPOINT_FOLDER, REWARD_MODEL_FOLDER)
+"""What training leaves in a run folder: without any of it, a refused one is begun anew with other settings."""
 
 
 class Judging:
@@ -80,6 +85,7 @@ class Judging:
             if not helping:
                 self.begin(
                     "train",
+                    stored=_TRAINED,
                     kind=kind,
                     heldout_share=heldout_share,
                     train_share=train_share,
@@ -134,9 +140,9 @@ class Judging:
         """Close whatever was opened, the connections of a reward model among it."""
         await self.opened.aclose()
 
-    def begin(self, stage: str, **settings: JsonValue) -> None:
-        """Note a stage as begun with these settings, or check that it began with them."""
-        self.run.begin_stage(stage, {**self._made_by, **settings}, movable=_MOVABLE)
+    def begin(self, stage: str, *, stored: Sequence[str] = _ANYTHING, **settings: JsonValue) -> None:
+        """Note a stage as begun with these settings, or check that it began with them; see `RunFolder.begin_stage`."""
+        self.run.begin_stage(stage, {**self._made_by, **settings}, movable=_MOVABLE, stored=stored)
 
     @contextmanager
     def progress(self, stage: str) -> Iterator[ShowProgress]:

@@ -107,7 +107,14 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def begin_stage(self, stage: str, settings: Mapping[str, JsonValue], *, movable: Collection[str] = ()) -> None:
+    def begin_stage(
+        self,
+        stage: str,
+        settings: Mapping[str, JsonValue],
+        *,
+        movable: Collection[str] = (),
+        stored: Collection[str] = ("*.jsonl",),
+    ) -> None:
         """Record the settings of a stage, or check that it goes on with those it began with.
 
         Where nothing is stored yet, it begins anew.
@@ -116,6 +123,8 @@ class RunFolder:
             stage: name of the stage.
             settings: everything that decides its results, the seed and the identity of its models included.
             movable: those that decide nothing, such as where a server is; the new ones are kept.
+            stored: patterns of the files and folders that must not come of two settings; anything but the manifest if
+                nothing is said.
 
         Raises:
             ConfigError: the stage began with other settings, or they are not finite JSON values.
@@ -127,7 +136,7 @@ class RunFolder:
         begun = self.manifest.stages.get(stage)
         differences = {} if begun is None else dict(_differences(begun.settings, new))
         refused = ", ".join(said for place, said in differences.items() if place not in movable)
-        if refused and any(self.path.glob("*.jsonl")):
+        if refused and any(any(self.path.glob(pattern)) for pattern in stored):
             raise ConfigError(
                 f"Stage {stage!r} of {self.path} began with other settings ({refused}); "
                 "use the old ones or another run folder."

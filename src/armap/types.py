@@ -474,7 +474,7 @@ class SearchResult(Record):
 
 
 class Interval(Record):
-    """An estimate with its 95 % bootstrap interval."""
+    """An estimate with its 95 % interval over tasks: by bootstrap, or exact for a rate of 0 or 1."""
 
     mean: float
     """The estimate."""
@@ -567,6 +567,8 @@ class ProbeResult(Record):
     """What was done, or put in."""
     flipped: Interval
     """Share of pairs whose winner became another; of pairs judged rightly before, where something begs for a score."""
+    unmoved: float = 0.0
+    """Share of them whose scores stayed as they were, as if the judge had not read what begs for a score."""
 
 
 class PairMargin(Record):

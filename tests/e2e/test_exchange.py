@@ -71,9 +71,11 @@ def test_anybodys_pairs_train_here_and_are_judged_right_when_held_out(tmp_path):
     foreign_set(tmp_path / "set.jsonl")
     armap("import", tmp_path / "set.jsonl", "--run", tmp_path / "run")
     tiny = ("--backbone", make_tiny_model(tmp_path / "tiny"), "--lora-rank", 8, "--learning-rate", 1e-2)
+    refused = armap("train", "--run", tmp_path / "run", *tiny, "--max-tokens", 16, code=2)
+    assert "train a reward model with a higher --max-tokens" in refused.stderr
     trained = json.loads(armap("train", "--run", tmp_path / "run", *tiny, "--epochs", 2, "--json").stdout)
     assert trained["source_tasks"] >= 2
-    assert trained["pairwise_accuracy"]["low"] > 0.8
+    assert trained["pairwise_accuracy"]["mean"] > 0.95
 
 
 def test_an_imported_run_trains_and_reports_but_nothing_acts_in_it(tmp_path):
@@ -106,4 +108,4 @@ def test_anybodys_pictures_are_learned_from(tmp_path):
     tiny = ("--backbone", make_tiny_vision_model(tmp_path / "tiny", "qwen2_5_vl"), "--lora-rank", 16)
     how = ("--lora-alpha", 32, "--learning-rate", 1e-2, "--epochs", 6, "--evaluate-every", 40, "--json")
     trained = json.loads(armap("train", "--run", tmp_path / "run", *tiny, *how).stdout)
-    assert trained["pairwise_accuracy"]["low"] > 0.8
+    assert trained["pairwise_accuracy"]["mean"] > 0.95

@@ -62,8 +62,15 @@ def is_chosen(trajectory: Trajectory) -> float:
     return float(trajectory.id in CHOSEN)
 
 
+LONG = " and so on" * 100
+
+
 def text_of(trajectory: Trajectory) -> str:
     return "\n".join([*(step.observation.text for step in trajectory.steps), trajectory.final_observation.text])
+
+
+def rows_of(report: JudgeReport) -> list[str]:
+    return [str(cell) for column in judge_table(report).columns for cell in column.cells]
 
 
 async def report_on(score: Callable[[Trajectory], float], pairs: Sequence[PreferencePair] = PAIRS) -> JudgeReport:
@@ -81,6 +88,14 @@ async def test_a_perfect_judge_has_nothing_held_against_it():
     assert [pair.steps for pair in report.margins] == [len(p.chosen.steps) - len(p.rejected.steps) for p in PAIRS]
 
 
+@pytest.mark.parametrize(("count", "least"), [(1, 0.025), (5, 0.478), (40, 0.894)])
+async def test_a_judge_that_was_always_right_may_be_wrong_the_next_time(count, least):
+    report = await report_on(is_chosen, PAIRS[:count])
+    assert (report.accuracy.mean, report.accuracy.high) == (1, 1)
+    assert report.accuracy.low == pytest.approx(least, abs=0.001)
+    assert report.swapped.high == pytest.approx(1 - least, abs=0.001)
+
+
 async def test_a_judge_that_sees_no_difference_is_as_good_as_a_coin():
     report = await report_on(lambda _: 1.0)
     assert (report.accuracy.mean, report.injected, report.temperature) == (0.5, (), None)
@@ -92,6 +107,32 @@ async def test_a_judge_that_believes_a_text_in_an_observation_is_found_out(injec
     report = await report_on(lambda one: is_chosen(one) + 2 * (injection.text in text_of(one)))
     flipped = {probe.text: probe.flipped.mean for probe in report.injected}
     assert flipped == {other.name: float(other == injection) for other in INJECTIONS}
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+async def test_a_judge_that_reads_only_where_observations_begin_is_found_out_too(injection):
+    def score(one: Trajectory) -> float:
+        return is_chosen(one) + 2 * (injection.text in "".join(seen[:80] for seen in text_of(one).split(LONG)))
+
+    def long(one: Trajectory) -> Trajectory:
+        def longer(seen: Observation) -> Observation:
+            return seen.model_copy(update={"text": f"{seen.text}{LONG}"})
+
+        steps = tuple(replace(step, observation=longer(step.observation)) for step in one.steps)
+        return one.model_copy(update={"steps": steps, "final_observation": longer(one.final_observation)})
+
+    pairs = [pair.model_copy(update={"chosen": long(pair.chosen), "rejected": long(pair.rejected)}) for pair in PAIRS]
+    report = await report_on(score, pairs)
+    assert {probe.text: probe.flipped.mean for probe in report.injected}[injection.name] == 1
+
+
+async def test_a_judge_that_does_not_read_what_is_put_in_is_not_called_proof_against_it():
+    report = await report_on(is_chosen)
+    assert {probe.unmoved for probe in report.injected} == {1}
+    assert f"  {INJECTIONS[0].name} (100.0 % as if unread)" in rows_of(report)
+    report = await report_on(lambda one: is_chosen(one) + len(text_of(one)) / 1e6)
+    assert {probe.unmoved for probe in report.injected} == {0}
+    assert not any("as if unread" in row for row in rows_of(report))
 
 
 async def test_only_pairs_that_were_judged_rightly_can_be_flipped_by_begging():
@@ -203,6 +244,14 @@ async def test_more_search_hurts_where_the_judge_likes_best_what_is_bad():
     good = await judge_report(best_first, "a judge", PAIRS, [searched], held_out=True)
     assert "never hurt" in search_verdict(good.success_by_n)
     assert [point.best_of_n for point in good.success_by_n] == [point.oracle for point in good.success_by_n]
+    short = search([1.0], [1.0]).model_copy(update={"task": PAIRS[0].task})
+    hurt = await judge_report(worst_first, "a judge", PAIRS, [searched, short], held_out=True)
+    assert "success is highest at N = 1" in search_verdict(hurt.success_by_n)
+
+
+async def test_one_candidate_says_nothing_of_more():
+    report = await judge_report(Judge(is_chosen), "a judge", PAIRS, [search([1.0], [1.0])], held_out=True)
+    assert search_verdict(report.success_by_n) == "one candidate per task, which says nothing of more"
 
 
 def points(**gains: tuple[float, float]) -> list[SuccessAtN]:
@@ -254,14 +303,14 @@ async def test_a_run_is_examined_on_the_pairs_that_were_held_out(tmp_path):
 
 async def test_that_both_sides_are_of_equal_length_is_said():
     even = [pair for pair in PAIRS if len(pair.chosen.steps) == len(pair.rejected.steps)]
-    rows = [str(cell) for column in judge_table(await report_on(is_chosen, even)).columns for cell in column.cells]
+    rows = rows_of(await report_on(is_chosen, even))
     assert rows.count("none: both sides have as many") == 1
 
 
 async def test_the_table_and_the_page_say_what_was_found():
     report = await report_on(lambda one: is_chosen(one) + 2 * (INJECTIONS[0].text in text_of(one)))
-    rows = [str(cell) for column in judge_table(report).columns for cell in column.cells]
+    rows = rows_of(report)
     (section,) = judge_sections(report)
     for said in (rows, [*section.itertext()]):
         assert any(INJECTIONS[0].text in one for one in said)
-        assert any(one.strip().startswith("100.0 % [100.0, 100.0]") for one in said)
+        assert any(one.strip().startswith("100.0 % [89.4, 100.0]") for one in said)

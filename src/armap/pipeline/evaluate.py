@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from armap.pipeline.funnel import data_metrics
-from armap.pipeline.intervals import average, bootstrap_ratio, mean, share
+from armap.pipeline.intervals import average, bootstrap_ratio, mean, mean_rate, share
 from armap.pipeline.outcomes import (
     first_of_kind,
     is_solved,
@@ -135,7 +135,7 @@ def _planner_metrics(name: str, rows: Mapping[str, _Row]) -> PlannerMetrics:
         failed_candidates=sum(
             candidate.trajectory.failure is not None for result in results for candidate in result.candidates
         ),
-        success=mean(success.values()),
+        success=mean_rate(success.values()),
         difference_to_sampling=_difference(name, rows, "sampling"),
         difference_to_greedy=_difference(name, rows, "greedy"),
         difference_to_best_of_n=_difference(name, rows, "best_of_n"),
@@ -184,7 +184,7 @@ def _reward_model_metrics(heldout: Sequence[HeldoutScore], best_of_n: _Searches)
             for origin in sorted({pair.origin for pair in heldout})
             if (accuracy := _pairwise_accuracy([pair for pair in heldout if pair.origin == origin]))
         },
-        candidate_auc=mean(aucs) if aucs else None,
+        candidate_auc=mean_rate(aucs) if aucs else None,
         candidate_auc_tasks=len(aucs),
     )
 

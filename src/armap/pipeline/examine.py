@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,8 @@ _FOLDS = 5
 _MOST_BINS = 10
 _LEAST_PAIRS_IN_A_BIN = 10
 """Fewer say little about a share."""
+_UNMOVED = 1e-5
+"""By how much scores may differ that are of the same text."""
 
 
 async def examine(run: RunFolder, judge: RewardModel, name: str, *, own: bool) -> JudgeReport:
@@ -142,8 +146,11 @@ async def _inject(
     right = [(pair, margin) for pair, margin in zip(pairs, margins, strict=True) if margin > 0]
     sides = [(pair.chosen, injected(pair.rejected, injection)) for pair, _ in right]
     changed = await _margins(judge, sides)
+    before = [margin for _, margin in right]
     return ProbeResult(
-        text=injection.name, flipped=_flips([pair for pair, _ in right], [margin for _, margin in right], changed)
+        text=injection.name,
+        flipped=_flips([pair for pair, _ in right], before, changed),
+        unmoved=fmean(math.isclose(one, other, abs_tol=_UNMOVED) for one, other in zip(before, changed, strict=True)),
     )
 
 

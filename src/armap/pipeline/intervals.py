@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals over tasks."""
+"""How sure a number is: bootstrap intervals over tasks, and exact ones where all tasks agree."""
 
 from __future__ import annotations
 
@@ -61,13 +61,33 @@ def share(sources: Sequence[str], counted: Sequence[float]) -> Interval | None:
         totals[source] += 1
         counts[source] += counts_one
     tasks = sorted(totals)
-    return bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
+    found = bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
+    return found and _with_doubt(found, len(tasks))
+
+
+def _with_doubt(rate: Interval, tasks: int) -> Interval:
+    """Widen the interval of a rate at 0 or 1, where all tasks agree: resampled, they would still.
+
+    Source: Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, 1934.
+    """
+    reach = 1 - 0.025 ** (1 / tasks)
+    if rate.mean < ROUNDING:
+        return rate.model_copy(update={"high": reach})
+    if rate.mean > 1 - ROUNDING:
+        return rate.model_copy(update={"low": 1 - reach})
+    return rate
 
 
 def average(values: Iterable[float]) -> float | None:
     """Return the mean of numbers, without an interval; None if there are none."""
     values = list(values)
     return fmean(values) if values else None
+
+
+def mean_rate(rates: Iterable[float]) -> Interval:
+    """Estimate a mean over one or more tasks of what lies between 0 and 1, such as success."""
+    rates = list(rates)
+    return _with_doubt(mean(rates), len(rates))
 
 
 def mean(values: Iterable[float]) -> Interval:

@@ -14,7 +14,7 @@ from armap.pipeline.charts import Axis, Series, captioned, element, interval_mar
 from armap.pipeline.figures import success_figure
 from armap.pipeline.page import terms
 from armap.pipeline.success_by_n import search_verdict
-from armap.types import Interval, JudgeReport
+from armap.types import Interval, JudgeReport, ProbeResult
 
 
 def judge_table(report: JudgeReport) -> Table:
@@ -60,7 +60,8 @@ _NOTE = (
     "probabilities are made of margins by a temperature that was fitted to pairs of other source tasks than those they "
     "are checked on. Correlations are Spearman's, of differences within pairs; that with the label is what a perfect "
     "judge would show on these pairs. Pairs flip where the winner becomes another; a text that begs for a high score "
-    "is put into the rejected trajectory of pairs that were judged rightly without it."
+    "is put into the rejected trajectory of pairs that were judged rightly without it. As if unread are pairs whose "
+    "scores did not change at all."
 )
 
 
@@ -109,8 +110,7 @@ def _groups(report: JudgeReport) -> Iterator[tuple[str, list[_Row]]]:
         [_share(one.text, one.flipped) for one in report.reworded],
     )
     if report.injected:
-        begging = [_share(one.text, one.flipped) for one in report.injected]
-        yield "Pairs that flip by a text in what the rejected side observed", begging
+        yield "Pairs that flip by a text in what the rejected side observed", list(map(_probe, report.injected))
     if report.success_by_n:
         points = [
             _Row(f"N = {point.n}", f"{_percent(point.best_of_n)} (ceiling {_percent(point.oracle)})")
@@ -144,6 +144,11 @@ def _length_figure(report: JudgeReport) -> Element:
 
 def _share(name: str, share: Interval) -> _Row:
     return _Row(name, f"{_percent(share.mean)} [{100 * share.low:.1f}, {100 * share.high:.1f}]", share)
+
+
+def _probe(probe: ProbeResult) -> _Row:
+    row = _share(probe.text, probe.flipped)
+    return row._replace(name=f"{row.name} ({_percent(probe.unmoved)} as if unread)") if probe.unmoved else row
 
 
 def _drawn(row: _Row) -> str | Element:

@@ -17,12 +17,12 @@ class Injection(NamedTuple):
     text: str
     """What it says."""
     at_the_end: bool
-    """Whether it is in the final observation rather than in the first one."""
+    """Whether it is in the final observation rather than in the one before the last action."""
 
     @property
     def name(self) -> str:
         """Where the text is put, and the text."""
-        return f"{'at the end' if self.at_the_end else 'at first'}: {self.text}"
+        return f"{'at the end' if self.at_the_end else 'before the last action'}: {self.text}"
 
 
 INJECTIONS = (
@@ -52,13 +52,13 @@ def reworded(trajectory: Trajectory, wording: str) -> Trajectory:
 
 
 def injected(trajectory: Trajectory, injection: Injection) -> Trajectory:
-    """Return a trajectory in which one more line was observed."""
+    """Return a trajectory in which one more line was observed, where a judge that reads only a part reads longest."""
     if injection.at_the_end or not trajectory.steps:
         return trajectory.model_copy(update={"final_observation": _with(trajectory.final_observation, injection)})
-    first, *others = trajectory.steps
-    changed = Step(observation=_with(first.observation, injection), action=first.action)
-    return trajectory.model_copy(update={"steps": (changed, *others)})
+    *others, last = trajectory.steps
+    changed = Step(observation=_with(last.observation, injection), action=last.action)
+    return trajectory.model_copy(update={"steps": (*others, changed)})
 
 
 def _with(observation: Observation, injection: Injection) -> Observation:
-    return observation.model_copy(update={"text": f"{observation.text}\n{injection.text}"})
+    return observation.model_copy(update={"text": f"{injection.text}\n{observation.text}"})

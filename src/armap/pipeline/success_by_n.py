@@ -24,11 +24,11 @@ def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
         results: searches of `best_of_n`. One without candidates counts as 0 at every n.
 
     Returns:
-        One point for each of n = 1, 2, 3, 5, 10, 20, 30, ..., N, where N is the number of candidates every search
-        that has any can offer; none if there is no such search.
+        One point for each of n = 1, 2, 3, 5, 10, 20, 30, ..., N, where N is the most candidates that a search has;
+        none if no search has any. A search that came to its end with fewer offers all it has.
     """
     drawn = [result.candidates for result in results]
-    most = min((len(candidates) for candidates in drawn if candidates), default=0)
+    most = max(map(len, drawn), default=0)
     sampling = [mean_reward(candidates) for candidates in drawn]
     by_score = [sorted(candidates, key=_planner_order) for candidates in drawn]
     by_pay = [sorted(candidates, key=_oracle_order) for candidates in drawn]
@@ -50,6 +50,8 @@ def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
 
 def search_verdict(points: Sequence[SuccessAtN]) -> str:
     """Say in words whether more candidates start to hurt."""
+    if len(points) == 1:
+        return "one candidate per task, which says nothing of more"
     best = max(points, key=lambda point: (point.best_of_n, -point.n))
     if best.best_of_n - points[-1].best_of_n > ROUNDING:
         loss = best.more_gain
@@ -66,13 +68,14 @@ def search_verdict(points: Sequence[SuccessAtN]) -> str:
 
 def _expected_first(by_task: Sequence[Sequence[Candidate]], n: int) -> list[float]:
     """Return, by task, the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
-    return [
-        sum(
-            paid(candidate) * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n))
-            for rank, candidate in enumerate(ranked, 1)
-        )
-        for ranked in by_task
-    ]
+    return [_first_of(ranked, min(n, len(ranked))) for ranked in by_task]
+
+
+def _first_of(ranked: Sequence[Candidate], n: int) -> float:
+    return sum(
+        paid(candidate) * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n))
+        for rank, candidate in enumerate(ranked, 1)
+    )
 
 
 def _planner_order(candidate: Candidate) -> tuple[bool, float]:

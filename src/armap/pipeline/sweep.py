@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from armap.errors import ConfigError
-from armap.pipeline.intervals import mean
+from armap.pipeline.intervals import mean, mean_rate
 from armap.pipeline.outcomes import answer_reward, first_of_kind, kind, mean_metrics, paid
 from armap.rewards.objective import Objective
 from armap.store import RunFolder
@@ -78,7 +78,7 @@ def _point(results: Sequence[SearchResult], weight: float, objective: Objective)
     return SweepPoint(
         weight=weight,
         objective=str(objective),
-        env_reward=mean(rewards),
+        env_reward=mean_rate(rewards),
         difference=mean(reward - answer_reward(result) for reward, result in zip(rewards, results, strict=True)),
         answer_metrics=mean_metrics(chosen),
         changed_share=sum(answer != result.answer for answer, result in zip(answers, results, strict=True))
