@@ -159,6 +159,7 @@ def transformer_fit(
         *,
         on_point: Callable[[TrainingPoint], None],
     ) -> SavableRewardModel:
+        _refuse_unreadable(model, [*pairs, *heldout])
         # Some trackers talk; but only results go to stdout.
         with redirect_stdout(sys.stderr):
             one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
@@ -171,6 +172,21 @@ def transformer_fit(
         return model
 
     return fit
+
+
+def _refuse_unreadable(model: TransformerRewardModel, pairs: Sequence[PreferencePair]) -> None:
+    """Read all pairs before time is spent on any.
+
+    Raises:
+        RewardModelError: a trajectory is longer than the network can read.
+        ConfigError: both sides of every pair are read alike.
+    """
+    differ = [model.reader.read(pair.chosen).tokens != model.reader.read(pair.rejected).tokens for pair in pairs]
+    if not any(differ):
+        raise ConfigError(
+            f"{model.name} reads both sides of every pair alike, so there is nothing to learn: what they differ in is "
+            "beyond --max-tokens, or in pictures that it does not see."
+        )
 
 
 def _require_tracker(name: str) -> None:

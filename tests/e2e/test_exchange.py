@@ -78,6 +78,18 @@ def test_anybodys_pairs_train_here_and_are_judged_right_when_held_out(tmp_path):
     assert trained["pairwise_accuracy"]["mean"] > 0.95
 
 
+def test_pairs_that_differ_beyond_what_is_read_are_not_trained_on(tmp_path):
+    rows = [
+        {"prompt": f"Leave {i}.", "chosen": "take red " * 300 + "cube", "rejected": "take red " * 300 + "ball"}
+        for i in range(10)
+    ]
+    (tmp_path / "set.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    armap("import", tmp_path / "set.jsonl", "--run", tmp_path / "run")
+    tiny = ("--backbone", make_tiny_model(tmp_path / "tiny"), "--lora-rank", 8, "--max-tokens", 64)
+    refused = armap("train", "--run", tmp_path / "run", *tiny, code=2)
+    assert "reads both sides of every pair alike" in refused.stderr
+
+
 def test_an_imported_run_trains_and_reports_but_nothing_acts_in_it(tmp_path):
     foreign_set(tmp_path / "set.jsonl")
     run = tmp_path / "run"
