@@ -528,7 +528,7 @@ def train(
         raise ConfigError(f"--kind linear has no such settings; leave out --{idle[0].replace('_', '-')}.")
     settings = _fit_settings(preset, said)
     # `accelerate launch` numbers the processes it starts; the first one writes, the others help it to compute.
-    helping = int(os.environ.get("RANK", "0")) > 0
+    helping = int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
     _require_run(run)
     with _opened(run, judging_of, writable=not helping) as (shop, do):
         do(

@@ -13,7 +13,7 @@ from armap.store import RunFolder
 from armap.types import HeldoutScore, TrainingPoint
 from tiny_model import make_tiny_model
 
-from .runs import environment, with_pairs
+from .runs import armap, environment, with_pairs
 
 # What accelerate calls a launch for several GPUs is its only one that starts several processes here.
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0)
@@ -54,3 +54,10 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_batches(tmp_path, s
                 assert shared.model_dump() == pytest.approx(point.model_dump(), abs=1e-4)
             for score, shared in zip(scores, shared_scores, strict=True):
                 assert (shared.chosen, shared.rejected) == pytest.approx((score.chosen, score.rejected), abs=1e-3)
+
+
+def test_a_process_that_is_alone_writes_whatever_number_its_shell_has_left_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    run = with_pairs(tmp_path / "run")
+    armap("train", "--kind", "linear", "--run", run)
+    assert (run / "reward_model").is_dir()
