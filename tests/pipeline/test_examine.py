@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.errors import ConfigError
+from armap.errors import ConfigError, RewardModelError
 from armap.pipeline.examine import examine, judge_report
 from armap.pipeline.judge_report import judge_sections, judge_table
 from armap.pipeline.probes import INJECTIONS, REWORDINGS, reworded
@@ -133,6 +133,20 @@ async def test_a_judge_that_does_not_read_what_is_put_in_is_not_called_proof_aga
     report = await report_on(lambda one: is_chosen(one) + len(text_of(one)) / 1e6)
     assert {probe.unmoved for probe in report.injected} == {0}
     assert not any("as if unread" in row for row in rows_of(report))
+
+
+async def test_another_wording_that_makes_an_instruction_too_long_is_not_tried_on_it():
+    longest = PAIRS[0].task.instruction
+
+    def score(one: Trajectory) -> float:
+        if longest in one.task.instruction and longest != one.task.instruction:
+            raise RewardModelError("too long")
+        return is_chosen(one)
+
+    assert [probe.flipped.mean for probe in (await report_on(score)).reworded] == [0] * len(REWORDINGS)
+    report = await report_on(score, PAIRS[:1])
+    assert report.reworded == ()
+    assert not any("wording" in row for row in rows_of(report))
 
 
 async def test_only_pairs_that_were_judged_rightly_can_be_flipped_by_begging():

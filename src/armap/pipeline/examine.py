@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from armap.errors import ConfigError
+from armap.errors import ConfigError, RewardModelError
 from armap.pipeline.beginnings import unfinished_pairs
 from armap.pipeline.intervals import share
 from armap.pipeline.outcomes import first_of_kind, judged_rightly
@@ -108,7 +108,7 @@ async def judge_report(
         ),
         length={unit: bias for unit, differences in lengths.items() if (bias := _length_bias(margins, differences))},
         swapped=_flips(pairs, margins, await _margins(judge, sides, turned=True)),
-        reworded=tuple([await _reword(judge, wording, pairs, margins) for wording in REWORDINGS]),
+        reworded=tuple(filter(None, [await _reword(judge, wording, pairs, margins) for wording in REWORDINGS])),
         injected=tuple([await _inject(judge, injection, pairs, margins) for injection in INJECTIONS])
         if max(margins) > 0
         else (),
@@ -135,9 +135,24 @@ async def _accuracy_unfinished(judge: RewardModel, pairs: Sequence[PreferencePai
 
 async def _reword(
     judge: RewardModel, wording: str, pairs: Sequence[PreferencePair], margins: Sequence[float]
-) -> ProbeResult:
+) -> ProbeResult | None:
+    """Return what came of another wording of those pairs that are not too long in it; None if all are."""
     sides = [(reworded(pair.chosen, wording), reworded(pair.rejected, wording)) for pair in pairs]
-    return ProbeResult(text=wording, flipped=_flips(pairs, margins, await _margins(judge, sides)))
+    try:
+        changed: Sequence[float | None] = await _margins(judge, sides)
+    except RewardModelError:
+        changed = [await _margin_if_read(judge, both) for both in sides]
+    read = [(*before, after) for *before, after in zip(pairs, margins, changed, strict=True) if after is not None]
+    if not read:
+        return None
+    return ProbeResult(text=wording, flipped=_flips(*zip(*read, strict=True)))
+
+
+async def _margin_if_read(judge: RewardModel, both: tuple[Trajectory, Trajectory]) -> float | None:
+    try:
+        return (await _margins(judge, [both]))[0]
+    except RewardModelError:
+        return None
 
 
 async def _inject(

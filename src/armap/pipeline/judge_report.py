@@ -105,10 +105,9 @@ def _groups(report: JudgeReport) -> Iterator[tuple[str, list[_Row]]]:
         ],
     )
     yield "Pairs that flip", [_share("scored in the opposite order", report.swapped)]
-    yield (
-        "Pairs that flip by another wording of the instruction",
-        [_share(one.text, one.flipped) for one in report.reworded],
-    )
+    if report.reworded:
+        worded = [_share(one.text, one.flipped) for one in report.reworded]
+        yield "Pairs that flip by another wording of the instruction", worded
     if report.injected:
         yield "Pairs that flip by a text in what the rejected side observed", list(map(_probe, report.injected))
     if report.success_by_n:
