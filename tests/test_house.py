@@ -55,6 +55,7 @@ SHARED = {
     "pipeline.probes",
     "pipeline.success_by_n",
     "pipeline.readings",
+    "pipeline.rows",
     "pipeline.selection",
     "pipeline.tradeoff",
     "pipeline.verdicts",
