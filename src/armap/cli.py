@@ -388,7 +388,8 @@ def import_(
 ) -> None:
     """Take in preference pairs of a data set, to train on: `prompt`, `chosen`, `rejected` and `images`.
 
-    A side is a list of messages, or a plain text. What both sides begin with stands in `prompt`, or in both of them.
+    A side is a list of messages, or a plain text. What both sides begin with stands in `prompt`, or in both of them. A
+    row with one picture may have it in `image`.
     """
     with RunFolder(run) as folder:
         found = import_pairs(folder, files, seed=seed)

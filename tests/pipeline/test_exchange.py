@@ -318,6 +318,46 @@ def test_pictures_are_seen_where_the_messages_show_them_or_at_first(tmp_path, ro
     assert ends == [*colors[1:], None, None][:2]
 
 
+@every_kind
+def test_the_only_picture_of_a_row_may_stand_in_a_column_of_its_own(tmp_path, kind):
+    pytest.importorskip("PIL", reason="pillow is not installed: no picture is exchanged")
+    from PIL import Image
+
+    picture = Image.new("RGB", (9, 5), "red")
+    picture.save(tmp_path / "red.png")
+    rows = [
+        {"prompt": [LOOK], "chosen": [YES], "rejected": [NO]},
+        {"prompt": [said("user", [{"type": "text", "text": "Red?"}])], "chosen": [YES], "rejected": [NO]},
+    ]
+    if kind == "jsonl":
+        pairs, _ = read(tmp_path, *(row | {"image": "red.png", "images": []} for row in rows))
+    else:
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed: its type of pictures is not read")
+        there = datasets.Dataset.from_list([row | {"image": picture} for row in rows])
+        there.to_parquet(tmp_path / "set.parquet")
+        with RunFolder(tmp_path / "run") as run:
+            import_pairs(run, [tmp_path / "set.parquet"], seed=0)
+            pairs = run.read("pairs", PreferencePair)
+    seen = [side.steps[0].observation.image for pair in pairs for side in (pair.chosen, pair.rejected)]
+    assert [(image.width_px, image.height_px) for image in seen if image] == [(9, 5)] * 4
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_what_the_assistant_reasoned_is_the_thought_of_its_action_and_goes_out_and_comes_in_again(tmp_path, name):
+    sides = {
+        "chosen": [{**said("assistant", "4"), name: "Two pairs.\nAction: count"}],
+        "rejected": [{**said("assistant", "Thought: Hm.\nAction: 4"), name: "One is less."}],
+    }
+    ((pair,), discarded) = read(tmp_path, {"prompt": [{**ASKED, name: None}], **sides})
+    assert discarded == []
+    assert [side.steps[0].action for side in (pair.chosen, pair.rejected)] == [
+        Action(text="4", thought="Two pairs.\nAction: count"),
+        Action(text="4", thought="One is less.\nHm."),
+    ]
+    (back,) = there_and_back(tmp_path, [pair], "jsonl")
+    assert [render(back.chosen), render(back.rejected)] == [render(pair.chosen), render(pair.rejected)]
+
+
 # What is no pair
 
 FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
@@ -341,6 +381,13 @@ FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
         ({"chosen": [ASKED, RIGHT], "rejected": [RIGHT, ASKED]}, "no task in common"),
         ({**FINE, "margin": "big"}, "`margin` should be a number"),
         ({**FINE, "images": "a.png"}, "`images` should be a list"),
+        ({**FINE, "image": "a.png", "images": ["a.png"]}, "it has both `image` and `images`"),
+        ({**FINE, "tools": [{"type": "function"}]}, "it has `tools`, which nothing here reads"),
+        ({**FINE, "chat_template_kwargs": {"a": 1}}, "it has `chat_template_kwargs`, which nothing here reads"),
+        (
+            {"chosen": [{**ASKED, "reasoning_content": "Hm."}, RIGHT], "rejected": [ASKED]},
+            "message 1 of `chosen` has reasoning that is not a text of the assistant's",
+        ),
         ({**FINE, "images": ["gone.png"]}, "image 1 cannot be read from gone.png (No such file or directory)"),
         ({**FINE, "images": ["set.jsonl"]}, "image 1 is not a sound PNG, JPEG or WebP file"),
         ({**FINE, "images": ["https://example.org/a.png"]}, "image 1 is neither the bytes nor the path of a file"),

@@ -1,7 +1,8 @@
 """Exchange: preference pairs in the form of everyone else's data sets, out of a run folder and into one.
 
 A row has `chosen` and `rejected`, each a list of messages or a plain text, with what both begin with in `prompt` or in
-both of them, and the pictures that are shown in `images`. What else is known about a pair stands in further columns.
+both of them, and the pictures that are shown in `images`, or the only one in `image`. What else is known about a pair
+stands in further columns.
 `armap.rewards.conversation` alone says how a trajectory is written as messages and read from them, so what goes out and
 comes in again is rendered, shortened and scored as before. What comes in is read by `armap.pipeline.rows`.
 

@@ -16,12 +16,16 @@ from typing import Any, NamedTuple
 
 from armap.errors import ConfigError
 from armap.images import ImageFolder, as_png
-from armap.rewards.conversation import Turn, as_trajectory
+from armap.rewards.conversation import Turn, as_trajectory, with_reasoning
 from armap.types import DiscardedPair, ImageRef, PreferencePair, Trajectory
 
 IMPORTED = "imported"
 """How pairs were made and verified about which a data set says nothing more."""
 
+_UNREAD = ("tools", "chat_template_kwargs")
+"""Columns from which TRL writes more into a conversation than its messages say."""
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Where a message has what the assistant reasoned, in the words of servers and of chat templates."""
 _IMAGE_PX = 2**26
 """Most pixels of a picture that is taken in."""
 
@@ -59,6 +63,12 @@ def as_pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> Preferen
     """
     name = _text(row, "pair_id", name)
     origin = _text(row, "origin", IMPORTED)
+    for column in _UNREAD:
+        if row.get(column):
+            raise BadRowError(
+                f"it has `{column}`, which nothing here reads; write what matters of it into the first message, and "
+                "leave the column out"
+            )
     turns = _both_sides(row, _pictures(row, file, images))
     sides = [_trajectory(turns[side], f"{name}/{side}", row) for side in ("chosen", "rejected")]
     chosen, rejected = sides
@@ -145,8 +155,17 @@ def _read_message(message: object, where: str) -> _Message:
     content = message.get("content")
     if message.get("tool_calls"):
         raise BadRowError(f"{where} calls tools in a field of its own; write the calls into its content")
-    if isinstance(content, str):
-        return _Message(message["role"], (content,))
+    read = _Message(message["role"], (content,) if isinstance(content, str) else _parts(content, where))
+    reasoning = next((message[name] for name in _REASONING if message.get(name)), None)
+    if reasoning is None:
+        return read
+    if not isinstance(reasoning, str) or read.role != "assistant":
+        raise BadRowError(f"{where} has reasoning that is not a text of the assistant's")
+    texts = [part for part in read.parts if part is not None]
+    return read._replace(parts=(*[None] * read.pictures, *with_reasoning(reasoning, texts)))
+
+
+def _parts(content: object, where: str) -> tuple[str | None, ...]:
     if not isinstance(content, list):
         raise BadRowError(f"{where} has no content")
     parts: list[str | None] = []
@@ -158,7 +177,7 @@ def _read_message(message: object, where: str) -> _Message:
             parts.append(part["text"])
         else:
             raise BadRowError(f"{where} has a part that is neither a text nor an image")
-    return _Message(message["role"], tuple(parts))
+    return tuple(parts)
 
 
 def _show_first(messages: Sequence[_Message], count: int) -> list[_Message]:
@@ -179,7 +198,11 @@ def _turns(messages: Iterable[_Message], pictures: Iterable[ImageRef]) -> list[T
 
 def _pictures(row: Row, file: Path, images: ImageFolder) -> list[ImageRef]:
     """Put the pictures of a row into the folder."""
-    shown = row.get("images") or []
+    shown, alone = row.get("images") or [], row.get("image")
+    if shown and alone:
+        raise BadRowError("it has both `image` and `images`; leave one of the columns out")
+    if alone:
+        shown = [alone]
     if not isinstance(shown, list):
         raise BadRowError("`images` should be a list")
     if shown and importlib.util.find_spec("PIL") is None:
