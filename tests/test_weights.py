@@ -208,3 +208,21 @@ def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
     config = transformers.Phi3Config(**sizes, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors})
     scorer = weights.Scorer("phi", SimpleNamespace(model_max_length=10**9), SimpleNamespace(config=config))
     assert weights.longest_text(scorer) == 64
+
+
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "MPNet", "Bert"])
+def test_what_fills_an_encoder_to_its_limit_is_read_also_where_positions_begin_behind_that_of_padding(tmp_path, family):
+    torch = pytest.importorskip("torch", reason="the local extra is not installed: no encoder reads anything")
+    transformers = pytest.importorskip("transformers")
+    from tiny_model import SIZES, make_tiny_encoder
+
+    make_tiny_encoder(tmp_path)
+    config = getattr(transformers, f"{family}Config")(
+        **SIZES, max_position_embeddings=66, vocab_size=60, pad_token_id=1, type_vocab_size=1
+    )
+    getattr(transformers, f"{family}ForMaskedLM")(config).save_pretrained(tmp_path)
+    scorer = weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+    limit = weights.longest_text(scorer)
+    assert limit == (66 if family == "Bert" else 64)
+    tokens = torch.full((1, limit), 7)
+    assert scorer.network(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.isfinite().all()

@@ -345,8 +345,12 @@ def longest_text(scorer: Scorer) -> int:
     if rope.get("rope_type") in ("longrope", "dynamic"):
         # One token further back, all positions of a pass would be read otherwise, those of its neighbours too.
         longest = min(longest, rope.get("original_max_position_embeddings") or longest)
-    # Of an encoder's positions some are not for tokens, which only its tokenizer knows.
-    return min(longest, tokenizer) if kind(config) == "encoder" else longest
+    if kind(config) != "encoder":
+        return longest
+    # Some encoders count positions from behind that of padding. Their tokenizer, which knows, may not say so.
+    tables = [part for name, part in scorer.network.named_modules() if name.endswith("position_embeddings")]
+    behind = max((part.padding_idx + 1 for part in tables if getattr(part, "padding_idx", None) is not None), default=0)
+    return min(longest - behind, tokenizer)
 
 
 def attends_to_part(config: Any, length: int) -> bool:  # noqa: ANN401
