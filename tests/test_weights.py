@@ -196,6 +196,40 @@ def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
         weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
 
 
+@pytest.mark.parametrize("layers", [None, 1])
+def test_a_model_whose_layers_have_no_kinds_to_choose_is_refused_in_one_sentence(tmp_path, layers):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    transformers = pytest.importorskip("transformers")
+    from tiny_model import make_tiny_model
+
+    make_tiny_model(tmp_path)
+    config = transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=60)
+    transformers.MambaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="A mamba model cannot carry a reward head; choose another backbone"):
+        weights.new_scorer(str(tmp_path), layers=layers, seed=0, dtype="float32")
+
+
+def test_a_processor_that_lacks_a_package_is_refused_in_one_sentence_that_names_it(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    if importlib.util.find_spec("torchvision"):
+        pytest.skip("torchvision is installed: no processor lacks it")
+    transformers = pytest.importorskip("transformers")
+    from tiny_model import SIZES, make_tiny_model
+
+    make_tiny_model(tmp_path)
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+    sees = {name: sizes[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
+    config = transformers.Mistral3Config(
+        text_config={"model_type": "mistral", **sizes, "vocab_size": 60},
+        vision_config={"model_type": "pixtral", **sees, "num_attention_heads": 4, "image_size": 32, "patch_size": 4},
+        image_token_index=1,
+    )
+    transformers.Mistral3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be loaded: PixtralProcessor requires the Torchvision") as caught:
+        weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
 def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
     transformers = pytest.importorskip("transformers")
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}

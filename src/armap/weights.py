@@ -430,7 +430,8 @@ def _with_one_label(config: Any, layers: int | None, name: str) -> Any:  # noqa:
         raise ConfigError(f"{name} has {text.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
     config.num_labels = 1
     text.num_hidden_layers = layers or text.num_hidden_layers
-    if getattr(text, "layer_types", None):
+    # Those that can be cut: some families say what all layers are, whatever their number.
+    if len(getattr(text, "layer_types", None) or ()) > text.num_hidden_layers:
         text.layer_types = text.layer_types[: text.num_hidden_layers]
     if hasattr(config, "quantization_config"):
         # The weights are unpacked on loading; saying otherwise would make the result impossible to save.
@@ -518,14 +519,14 @@ def _load_processor(source: str, config: Any) -> Any:  # noqa: ANN401
     if kind(config) != "vision":
         return tokenizer
     family = PROCESSOR_MAPPING[type(config)]
-    without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
-    wanted = [name for name in family.get_attributes() if name not in without]
-    for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})
-    parts = {"tokenizer": tokenizer, "image_processor": AutoImageProcessor.from_pretrained(source), **without}
-    known = inspect.signature(family.__init__).parameters
-    stored, _ = family.get_processor_dict(source)
-    settings = {name: value for name, value in stored.items() if name in known and name not in parts}
     try:
+        without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
+        wanted = [name for name in family.get_attributes() if name not in without]
+        for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})
+        parts = {"tokenizer": tokenizer, "image_processor": AutoImageProcessor.from_pretrained(source), **without}
+        known = inspect.signature(family.__init__).parameters
+        stored, _ = family.get_processor_dict(source)
+        settings = {name: value for name, value in stored.items() if name in known and name not in parts}
         return for_pictures(**parts, **settings)
     except ImportError as error:
         said = " ".join(str(error).split())
