@@ -230,6 +230,13 @@ def test_a_processor_that_lacks_a_package_is_refused_in_one_sentence_that_names_
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_without_a_limit_reads_as_much_as_its_tokenizer_says():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.XLNetConfig(d_model=32, n_layer=1, n_head=4, d_inner=64)
+    scorer = weights.Scorer("xlnet", SimpleNamespace(model_max_length=1024), SimpleNamespace(config=config))
+    assert weights.longest_text(scorer) == 1024
+
+
 def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
     transformers = pytest.importorskip("transformers")
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}

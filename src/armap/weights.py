@@ -340,7 +340,9 @@ def longest_text(scorer: Scorer) -> int:
     """Return how many tokens a scoring network reads at most."""
     config = _text(scorer.network.config)
     tokenizer: int = getattr(scorer.processor, "tokenizer", scorer.processor).model_max_length
-    longest: int = getattr(config, "max_position_embeddings", tokenizer)
+    stated: int = getattr(config, "max_position_embeddings", tokenizer)
+    # XLNet, which has no limit, says -1.
+    longest = stated if stated > 0 else tokenizer
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("longrope", "dynamic"):
         # One token further back, all positions of a pass would be read otherwise, those of its neighbours too.
