@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from armap.errors import ConfigError, DataError
@@ -88,6 +88,8 @@ def test_a_pair_comes_back_as_a_reward_model_reads_it_with_all_that_is_known_abo
 def test_whatever_the_texts_are_both_sides_are_rendered_as_before(
     tmp_path_factory, instruction, chosen, rejected, ends
 ):
+    # Nobody's pair is one in which nothing is done.
+    assume(chosen or rejected)
     task = PAIRS[0].task.model_copy(update={"instruction": instruction})
     sides = [
         PAIRS[0].chosen.model_copy(
@@ -379,6 +381,11 @@ FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
         ),
         ({"chosen": [said("user", [{"type": "video"}])], "rejected": [ASKED]}, "neither a text nor an image"),
         ({"chosen": [ASKED, RIGHT], "rejected": [RIGHT, ASKED]}, "no task in common"),
+        (
+            {"prompt": [said("human", "2 + 2?")], "chosen": [said("gpt", "4")], "rejected": [said("gpt", "5")]},
+            "none of its messages is the assistant's, whose messages are the actions; give the role `assistant` to "
+            "whoever acts among gpt, human.",
+        ),
         ({**FINE, "margin": "big"}, "`margin` should be a number"),
         ({**FINE, "images": "a.png"}, "`images` should be a list"),
         ({**FINE, "image": "a.png", "images": ["a.png"]}, "it has both `image` and `images`"),

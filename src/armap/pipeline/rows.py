@@ -28,6 +28,8 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Where a message has what the assistant reasoned, in the words of servers and of chat templates."""
 _IMAGE_PX = 2**26
 """Most pixels of a picture that is taken in."""
+_QUOTED_CHARS = 80
+"""Most of a row that a message about it repeats."""
 
 Row = dict[str, Any]
 
@@ -70,6 +72,12 @@ def as_pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> Preferen
                 "leave the column out"
             )
     turns = _both_sides(row, _pictures(row, file, images))
+    roles = {turn.role for side in turns.values() for turn in side}
+    if "assistant" not in roles:
+        raise BadRowError(
+            "none of its messages is the assistant's, whose messages are the actions; give the role `assistant` to "
+            f"whoever acts among {_quoted(', '.join(sorted(roles)))}"
+        )
     sides = [_trajectory(turns[side], f"{name}/{side}", row) for side in ("chosen", "rejected")]
     chosen, rejected = sides
     if chosen.task != rejected.task:
@@ -224,6 +232,10 @@ def _picture(image: object, number: int, file: Path, images: ImageFolder) -> Ima
         return images.add(as_png(stored, limit_px=_IMAGE_PX))
     except ValueError as error:
         raise BadRowError(f"image {number} {error}") from error
+
+
+def _quoted(text: str) -> str:
+    return text if len(text) <= _QUOTED_CHARS else f"{text[:_QUOTED_CHARS]}..."
 
 
 def _text(row: Row, column: str, default: str) -> str:
