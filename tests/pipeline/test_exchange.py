@@ -235,6 +235,19 @@ def test_every_form_of_a_preference_is_read(tmp_path, row):
     assert (pair.id, pair.margin) == ("set/1", 0.0)
 
 
+@pytest.mark.parametrize("text", ["2 + 2?\n", "2 + 2?", " 2 + 2? "])
+def test_a_prompt_that_the_messages_say_too_is_not_said_twice(tmp_path, text):
+    asked, rules = said("user", text), said("system", "Be short.")
+    pairs, _ = read(
+        tmp_path,
+        {"prompt": "2 + 2?\n", "chosen": [asked, RIGHT], "rejected": [asked, WRONG]},
+        {"prompt": "2 + 2?\n", "chosen": [rules, asked, RIGHT], "rejected": [rules, asked, WRONG]},
+    )
+    assert [pair.chosen.task.instruction for pair in pairs] == [text, "Be short."]
+    assert [pair.chosen.steps[0].observation.text for pair in pairs] == ["", text]
+    assert [len(side.steps) for pair in pairs for side in (pair.chosen, pair.rejected)] == [1, 1, 1, 1]
+
+
 def test_two_texts_without_a_prompt_part_where_their_words_differ(tmp_path):
     question = "Human: What colour is the sky?\n\nAssistant:"
     ((pair,), _) = read(tmp_path, {"chosen": f"{question} Blue, mostly.", "rejected": f"{question} Blueish green."})

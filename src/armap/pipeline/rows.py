@@ -119,6 +119,9 @@ def _both_sides(row: Row, pictures: Sequence[ImageRef]) -> dict[str, list[Turn]]
         prompt, chosen, rejected = _split(chosen, rejected)
     begun = [] if prompt is None else _messages(prompt, "prompt", "user")
     chosen, rejected = _messages(chosen, "chosen", "assistant"), _messages(rejected, "rejected", "assistant")
+    if isinstance(prompt, str) and _asks(chosen, prompt) and _asks(rejected, prompt):
+        # Both sides are whole, perhaps with rules before what is asked.
+        begun = []
     if chosen[: len(begun)] != begun or rejected[: len(begun)] != begun:
         chosen, rejected = begun + chosen, begun + rejected
     if not chosen or not rejected:
@@ -138,6 +141,13 @@ def _both_sides(row: Row, pictures: Sequence[ImageRef]) -> dict[str, list[Turn]]
             "`rejected`"
         )
     return {"chosen": _turns(chosen, pictures), "rejected": _turns(rejected, of_rejected)}
+
+
+def _asks(messages: Sequence[_Message], prompt: str) -> bool:
+    """Say whether the user says a prompt before the assistant says anything."""
+    begun = takewhile(lambda message: message.role != "assistant", messages)
+    said = ("\n".join(part or "" for part in message.parts) for message in begun if message.role == "user")
+    return prompt.strip() in (text.strip() for text in said)
 
 
 def _split(chosen: str, rejected: str) -> tuple[str, str, str]:
