@@ -1,5 +1,6 @@
 import io
 import json
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,6 +334,21 @@ def test_pictures_are_seen_where_the_messages_show_them_or_at_first(tmp_path, ro
     assert ends == [*colors[1:], None, None][:2]
 
 
+def test_a_picture_may_be_a_data_uri(tmp_path):
+    pytest.importorskip("PIL", reason="pillow is not installed: no picture is exchanged")
+    from PIL import Image
+
+    Image.new("RGB", (9, 5), "red").save(file := io.BytesIO(), "PNG")
+    uri = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    pairs, _ = read(
+        tmp_path,
+        {"prompt": [LOOK], "chosen": [YES], "rejected": [NO], "images": [uri]},
+        {"prompt": [LOOK], "chosen": [YES], "rejected": [NO], "image": {"bytes": None, "path": uri}},
+    )
+    seen = [pair.chosen.steps[0].observation.image for pair in pairs]
+    assert [ImageFolder(tmp_path / "run" / "images").read(image) for image in seen if image] == [file.getvalue()] * 2
+
+
 @every_kind
 def test_the_only_picture_of_a_row_may_stand_in_a_column_of_its_own(tmp_path, kind):
     pytest.importorskip("PIL", reason="pillow is not installed: no picture is exchanged")
@@ -409,6 +425,13 @@ FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
             "message 1 of `chosen` has reasoning that is not a text of the assistant's",
         ),
         ({**FINE, "images": ["gone.png"]}, "image 1 cannot be read from gone.png (No such file or directory)"),
+        ({**FINE, "images": ["a" * 10**5]}, f"cannot be read from {'a' * 80}... (File name too long)."),
+        (
+            {**FINE, "images": ["data:image/png;base64,?" + "a" * 10**5]},
+            f"{'a' * 57}... (Only base64 data is allowed).",
+        ),
+        ({**FINE, "images": ["data:text/plain,a"]}, "from data:text/plain,a (a data URI has to be in base64)."),
+        ({**FINE, "images": ["a\0b.png"]}, "image 1 cannot be read from a"),
         ({**FINE, "images": ["set.jsonl"]}, "image 1 is not a sound PNG, JPEG or WebP file"),
         ({**FINE, "images": ["https://example.org/a.png"]}, "image 1 is neither the bytes nor the path of a file"),
         ({**FINE, "images": [{"bytes": None}]}, "image 1 is neither the bytes nor the path of a file"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import takewhile
@@ -229,19 +230,27 @@ def _pictures(row: Row, file: Path, images: ImageFolder) -> list[ImageRef]:
 
 
 def _picture(image: object, number: int, file: Path, images: ImageFolder) -> ImageRef:
-    """Put a picture into the folder, given by its bytes, or by its path from the file, as `datasets` has them."""
+    """Put a picture into the folder, given by its bytes, its path from the file or a data URI."""
     stored, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (None, image)
     if not isinstance(stored, bytes):
         if not isinstance(path, str) or "://" in path:
             raise BadRowError(f"image {number} is neither the bytes nor the path of a file")
         try:
-            stored = (file.parent / path).read_bytes()
-        except OSError as error:
-            raise BadRowError(f"image {number} cannot be read from {path} ({error.strerror})") from error
+            stored = _from_uri(path) if path.startswith("data:") else (file.parent / path).read_bytes()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise BadRowError(f"image {number} cannot be read from {_quoted(path)} ({why})") from error
     try:
         return images.add(as_png(stored, limit_px=_IMAGE_PX))
     except ValueError as error:
         raise BadRowError(f"image {number} {error}") from error
+
+
+def _from_uri(uri: str) -> bytes:
+    about, _, content = uri.partition(",")
+    if not about.endswith(";base64"):
+        raise ValueError("a data URI has to be in base64")
+    return b64decode(content, validate=True)
 
 
 def _quoted(text: str) -> str:
