@@ -416,6 +416,8 @@ FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
             "whoever acts among gpt, human.",
         ),
         ({**FINE, "margin": "big"}, "`margin` should be a number"),
+        ({**FINE, "margin": 10**400}, "`margin` should be a number, and no larger than a float can be"),
+        ({**FINE, "margin": float("nan")}, "`margin` should be a number"),
         ({**FINE, "images": "a.png"}, "`images` should be a list"),
         ({**FINE, "image": "a.png", "images": ["a.png"]}, "it has both `image` and `images`"),
         ({**FINE, "tools": [{"type": "function"}]}, "it has `tools`, which nothing here reads"),

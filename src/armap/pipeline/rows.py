@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
+import sys
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -264,6 +264,7 @@ def _text(row: Row, column: str, default: str) -> str:
 
 def _margin(row: Row) -> float:
     margin = row.get("margin") or 0.0
-    if not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise BadRowError("`margin` should be a number")
+    # In JSON a number may have any number of digits.
+    if not isinstance(margin, int | float) or not -sys.float_info.max <= margin <= sys.float_info.max:
+        raise BadRowError("`margin` should be a number, and no larger than a float can be")
     return float(margin)
