@@ -196,6 +196,47 @@ def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
         weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
 
 
+@pytest.mark.parametrize("layers", [None, 1])
+def test_a_model_whose_layers_have_no_kinds_to_choose_is_refused_in_one_sentence(tmp_path, layers):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    transformers = pytest.importorskip("transformers")
+    from tiny_model import make_tiny_model
+
+    make_tiny_model(tmp_path)
+    config = transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=60)
+    transformers.MambaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="A mamba model cannot carry a reward head; choose another backbone"):
+        weights.new_scorer(str(tmp_path), layers=layers, seed=0, dtype="float32")
+
+
+def test_a_processor_that_lacks_a_package_is_refused_in_one_sentence_that_names_it(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    if importlib.util.find_spec("torchvision"):
+        pytest.skip("torchvision is installed: no processor lacks it")
+    transformers = pytest.importorskip("transformers")
+    from tiny_model import SIZES, make_tiny_model
+
+    make_tiny_model(tmp_path)
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+    sees = {name: sizes[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
+    config = transformers.Mistral3Config(
+        text_config={"model_type": "mistral", **sizes, "vocab_size": 60},
+        vision_config={"model_type": "pixtral", **sees, "num_attention_heads": 4, "image_size": 32, "patch_size": 4},
+        image_token_index=1,
+    )
+    transformers.Mistral3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be loaded: PixtralProcessor requires the Torchvision") as caught:
+        weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_a_limit_reads_as_much_as_its_tokenizer_says():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.XLNetConfig(d_model=32, n_layer=1, n_head=4, d_inner=64)
+    scorer = weights.Scorer("xlnet", SimpleNamespace(model_max_length=1024), SimpleNamespace(config=config))
+    assert weights.longest_text(scorer) == 1024
+
+
 def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
     transformers = pytest.importorskip("transformers")
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
@@ -208,3 +249,21 @@ def test_no_trajectory_is_so_long_that_its_neighbours_are_read_otherwise():
     config = transformers.Phi3Config(**sizes, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors})
     scorer = weights.Scorer("phi", SimpleNamespace(model_max_length=10**9), SimpleNamespace(config=config))
     assert weights.longest_text(scorer) == 64
+
+
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "MPNet", "Bert"])
+def test_what_fills_an_encoder_to_its_limit_is_read_also_where_positions_begin_behind_that_of_padding(tmp_path, family):
+    torch = pytest.importorskip("torch", reason="the local extra is not installed: no encoder reads anything")
+    transformers = pytest.importorskip("transformers")
+    from tiny_model import SIZES, make_tiny_encoder
+
+    make_tiny_encoder(tmp_path)
+    config = getattr(transformers, f"{family}Config")(
+        **SIZES, max_position_embeddings=66, vocab_size=60, pad_token_id=1, type_vocab_size=1
+    )
+    getattr(transformers, f"{family}ForMaskedLM")(config).save_pretrained(tmp_path)
+    scorer = weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+    limit = weights.longest_text(scorer)
+    assert limit == (66 if family == "Bert" else 64)
+    tokens = torch.full((1, limit), 7)
+    assert scorer.network(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.isfinite().all()

@@ -140,9 +140,9 @@ RewardModelPlace = Annotated[
         "--reward-model",
         parser=_place,
         metavar="FOLDER|URL|prompted|chance",
-        help="Folder of a trained reward model, or the address of a server that `armap serve` or vLLM runs, whose "
-        f"token is read from {SERVE_TOKEN}; default: the run's own. For comparison: `prompted` asks the run's language "
-        "model, and `chance` knows nothing.",
+        help="Folder of a trained reward model, or the address of a server that `armap serve` runs, or vLLM where the "
+        f"model reads text only, whose token is read from {SERVE_TOKEN}; default: the run's own. For comparison: "
+        "`prompted` asks the run's language model, and `chance` knows nothing.",
     ),
 ]
 
@@ -388,7 +388,8 @@ def import_(
 ) -> None:
     """Take in preference pairs of a data set, to train on: `prompt`, `chosen`, `rejected` and `images`.
 
-    A side is a list of messages, or a plain text. What both sides begin with stands in `prompt`, or in both of them.
+    A side is a list of messages, or a plain text. What both sides begin with stands in `prompt`, or in both of them. A
+    row with one picture may have it in `image`.
     """
     with RunFolder(run) as folder:
         found = import_pairs(folder, files, seed=seed)

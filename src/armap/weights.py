@@ -340,13 +340,19 @@ def longest_text(scorer: Scorer) -> int:
     """Return how many tokens a scoring network reads at most."""
     config = _text(scorer.network.config)
     tokenizer: int = getattr(scorer.processor, "tokenizer", scorer.processor).model_max_length
-    longest: int = getattr(config, "max_position_embeddings", tokenizer)
+    stated: int = getattr(config, "max_position_embeddings", tokenizer)
+    # XLNet, which has no limit, says -1.
+    longest = stated if stated > 0 else tokenizer
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("longrope", "dynamic"):
         # One token further back, all positions of a pass would be read otherwise, those of its neighbours too.
         longest = min(longest, rope.get("original_max_position_embeddings") or longest)
-    # Of an encoder's positions some are not for tokens, which only its tokenizer knows.
-    return min(longest, tokenizer) if kind(config) == "encoder" else longest
+    if kind(config) != "encoder":
+        return longest
+    # Some encoders count positions from behind that of padding. Their tokenizer, which knows, may not say so.
+    tables = [part for name, part in scorer.network.named_modules() if name.endswith("position_embeddings")]
+    behind = max((part.padding_idx + 1 for part in tables if getattr(part, "padding_idx", None) is not None), default=0)
+    return min(longest - behind, tokenizer)
 
 
 def attends_to_part(config: Any, length: int) -> bool:  # noqa: ANN401
@@ -426,7 +432,8 @@ def _with_one_label(config: Any, layers: int | None, name: str) -> Any:  # noqa:
         raise ConfigError(f"{name} has {text.num_hidden_layers} layers; keep 1 to that many, not {layers}.")
     config.num_labels = 1
     text.num_hidden_layers = layers or text.num_hidden_layers
-    if getattr(text, "layer_types", None):
+    # Those that can be cut: some families say what all layers are, whatever their number.
+    if len(getattr(text, "layer_types", None) or ()) > text.num_hidden_layers:
         text.layer_types = text.layer_types[: text.num_hidden_layers]
     if hasattr(config, "quantization_config"):
         # The weights are unpacked on loading; saying otherwise would make the result impossible to save.
@@ -514,14 +521,14 @@ def _load_processor(source: str, config: Any) -> Any:  # noqa: ANN401
     if kind(config) != "vision":
         return tokenizer
     family = PROCESSOR_MAPPING[type(config)]
-    without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
-    wanted = [name for name in family.get_attributes() if name not in without]
-    for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})
-    parts = {"tokenizer": tokenizer, "image_processor": AutoImageProcessor.from_pretrained(source), **without}
-    known = inspect.signature(family.__init__).parameters
-    stored, _ = family.get_processor_dict(source)
-    settings = {name: value for name, value in stored.items() if name in known and name not in parts}
     try:
+        without = {name: None for name in family.get_attributes() if name not in ("tokenizer", "image_processor")}
+        wanted = [name for name in family.get_attributes() if name not in without]
+        for_pictures = type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: wanted)})
+        parts = {"tokenizer": tokenizer, "image_processor": AutoImageProcessor.from_pretrained(source), **without}
+        known = inspect.signature(family.__init__).parameters
+        stored, _ = family.get_processor_dict(source)
+        settings = {name: value for name, value in stored.items() if name in known and name not in parts}
         return for_pictures(**parts, **settings)
     except ImportError as error:
         said = " ".join(str(error).split())

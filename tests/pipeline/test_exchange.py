@@ -1,10 +1,11 @@
 import io
 import json
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from armap.errors import ConfigError, DataError
@@ -88,6 +89,8 @@ def test_a_pair_comes_back_as_a_reward_model_reads_it_with_all_that_is_known_abo
 def test_whatever_the_texts_are_both_sides_are_rendered_as_before(
     tmp_path_factory, instruction, chosen, rejected, ends
 ):
+    # Nobody's pair is one in which nothing is done.
+    assume(chosen or rejected)
     task = PAIRS[0].task.model_copy(update={"instruction": instruction})
     sides = [
         PAIRS[0].chosen.model_copy(
@@ -233,6 +236,19 @@ def test_every_form_of_a_preference_is_read(tmp_path, row):
     assert (pair.id, pair.margin) == ("set/1", 0.0)
 
 
+@pytest.mark.parametrize("text", ["2 + 2?\n", "2 + 2?", " 2 + 2? "])
+def test_a_prompt_that_the_messages_say_too_is_not_said_twice(tmp_path, text):
+    asked, rules = said("user", text), said("system", "Be short.")
+    pairs, _ = read(
+        tmp_path,
+        {"prompt": "2 + 2?\n", "chosen": [asked, RIGHT], "rejected": [asked, WRONG]},
+        {"prompt": "2 + 2?\n", "chosen": [rules, asked, RIGHT], "rejected": [rules, asked, WRONG]},
+    )
+    assert [pair.chosen.task.instruction for pair in pairs] == [text, "Be short."]
+    assert [pair.chosen.steps[0].observation.text for pair in pairs] == ["", text]
+    assert [len(side.steps) for pair in pairs for side in (pair.chosen, pair.rejected)] == [1, 1, 1, 1]
+
+
 def test_two_texts_without_a_prompt_part_where_their_words_differ(tmp_path):
     question = "Human: What colour is the sky?\n\nAssistant:"
     ((pair,), _) = read(tmp_path, {"chosen": f"{question} Blue, mostly.", "rejected": f"{question} Blueish green."})
@@ -318,6 +334,61 @@ def test_pictures_are_seen_where_the_messages_show_them_or_at_first(tmp_path, ro
     assert ends == [*colors[1:], None, None][:2]
 
 
+def test_a_picture_may_be_a_data_uri(tmp_path):
+    pytest.importorskip("PIL", reason="pillow is not installed: no picture is exchanged")
+    from PIL import Image
+
+    Image.new("RGB", (9, 5), "red").save(file := io.BytesIO(), "PNG")
+    uri = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    pairs, _ = read(
+        tmp_path,
+        {"prompt": [LOOK], "chosen": [YES], "rejected": [NO], "images": [uri]},
+        {"prompt": [LOOK], "chosen": [YES], "rejected": [NO], "image": {"bytes": None, "path": uri}},
+    )
+    seen = [pair.chosen.steps[0].observation.image for pair in pairs]
+    assert [ImageFolder(tmp_path / "run" / "images").read(image) for image in seen if image] == [file.getvalue()] * 2
+
+
+@every_kind
+def test_the_only_picture_of_a_row_may_stand_in_a_column_of_its_own(tmp_path, kind):
+    pytest.importorskip("PIL", reason="pillow is not installed: no picture is exchanged")
+    from PIL import Image
+
+    picture = Image.new("RGB", (9, 5), "red")
+    picture.save(tmp_path / "red.png")
+    rows = [
+        {"prompt": [LOOK], "chosen": [YES], "rejected": [NO]},
+        {"prompt": [said("user", [{"type": "text", "text": "Red?"}])], "chosen": [YES], "rejected": [NO]},
+    ]
+    if kind == "jsonl":
+        pairs, _ = read(tmp_path, *(row | {"image": "red.png", "images": []} for row in rows))
+    else:
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed: its type of pictures is not read")
+        there = datasets.Dataset.from_list([row | {"image": picture} for row in rows])
+        there.to_parquet(tmp_path / "set.parquet")
+        with RunFolder(tmp_path / "run") as run:
+            import_pairs(run, [tmp_path / "set.parquet"], seed=0)
+            pairs = run.read("pairs", PreferencePair)
+    seen = [side.steps[0].observation.image for pair in pairs for side in (pair.chosen, pair.rejected)]
+    assert [(image.width_px, image.height_px) for image in seen if image] == [(9, 5)] * 4
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_what_the_assistant_reasoned_is_the_thought_of_its_action_and_goes_out_and_comes_in_again(tmp_path, name):
+    sides = {
+        "chosen": [{**said("assistant", "4"), name: "Two pairs.\nAction: count"}],
+        "rejected": [{**said("assistant", "Thought: Hm.\nAction: 4"), name: "One is less."}],
+    }
+    ((pair,), discarded) = read(tmp_path, {"prompt": [{**ASKED, name: None}], **sides})
+    assert discarded == []
+    assert [side.steps[0].action for side in (pair.chosen, pair.rejected)] == [
+        Action(text="4", thought="Two pairs.\nAction: count"),
+        Action(text="4", thought="One is less.\nHm."),
+    ]
+    (back,) = there_and_back(tmp_path, [pair], "jsonl")
+    assert [render(back.chosen), render(back.rejected)] == [render(pair.chosen), render(pair.rejected)]
+
+
 # What is no pair
 
 FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
@@ -339,9 +410,30 @@ FINE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
         ),
         ({"chosen": [said("user", [{"type": "video"}])], "rejected": [ASKED]}, "neither a text nor an image"),
         ({"chosen": [ASKED, RIGHT], "rejected": [RIGHT, ASKED]}, "no task in common"),
+        (
+            {"prompt": [said("human", "2 + 2?")], "chosen": [said("gpt", "4")], "rejected": [said("gpt", "5")]},
+            "none of its messages is the assistant's, whose messages are the actions; give the role `assistant` to "
+            "whoever acts among gpt, human.",
+        ),
         ({**FINE, "margin": "big"}, "`margin` should be a number"),
+        ({**FINE, "margin": 10**400}, "`margin` should be a number, and no larger than a float can be"),
+        ({**FINE, "margin": float("nan")}, "`margin` should be a number"),
         ({**FINE, "images": "a.png"}, "`images` should be a list"),
+        ({**FINE, "image": "a.png", "images": ["a.png"]}, "it has both `image` and `images`"),
+        ({**FINE, "tools": [{"type": "function"}]}, "it has `tools`, which nothing here reads"),
+        ({**FINE, "chat_template_kwargs": {"a": 1}}, "it has `chat_template_kwargs`, which nothing here reads"),
+        (
+            {"chosen": [{**ASKED, "reasoning_content": "Hm."}, RIGHT], "rejected": [ASKED]},
+            "message 1 of `chosen` has reasoning that is not a text of the assistant's",
+        ),
         ({**FINE, "images": ["gone.png"]}, "image 1 cannot be read from gone.png (No such file or directory)"),
+        ({**FINE, "images": ["a" * 10**5]}, f"cannot be read from {'a' * 80}... (File name too long)."),
+        (
+            {**FINE, "images": ["data:image/png;base64,?" + "a" * 10**5]},
+            f"{'a' * 57}... (Only base64 data is allowed).",
+        ),
+        ({**FINE, "images": ["data:text/plain,a"]}, "from data:text/plain,a (a data URI has to be in base64)."),
+        ({**FINE, "images": ["a\0b.png"]}, "image 1 cannot be read from a"),
         ({**FINE, "images": ["set.jsonl"]}, "image 1 is not a sound PNG, JPEG or WebP file"),
         ({**FINE, "images": ["https://example.org/a.png"]}, "image 1 is neither the bytes nor the path of a file"),
         ({**FINE, "images": [{"bytes": None}]}, "image 1 is neither the bytes nor the path of a file"),

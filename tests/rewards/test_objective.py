@@ -64,6 +64,14 @@ def test_what_is_no_objective_is_refused_in_one_sentence_with_an_example(text):
         Objective.parse(text)
 
 
+@pytest.mark.parametrize("text", ["score - {}*steps", "{}*score", "score - steps/{}", "score - {}*steps/.1"])
+def test_a_number_that_no_float_holds_is_refused_in_one_sentence_that_does_not_repeat_it(text):
+    number = "9" * (308 if "/.1" in text else 400)
+    with pytest.raises(ConfigError, match=r"^The objective has a number at (score|steps) that is too large") as caught:
+        Objective.parse(text.format(number))
+    assert len(str(caught.value)) < 150
+
+
 @given(st.text(alphabet="score -+*/0123.pie_\n(", max_size=30))
 def test_any_text_is_either_read_or_refused(text):
     try:

@@ -346,6 +346,9 @@ def test_what_is_no_vila_is_refused_with_what_is_missing(damaged, tmp_path):
         ("config.json", {"mm_vision_select_feature": ["patch"]}, "uses the ['patch'] features"),
         ("config.json", {"mm_vision_select_layer": 9}, "uses layer 9 of its tower, which has 3"),
         ("config.json", {"mm_vision_select_layer": "last"}, "uses layer 'last'"),
+        ("config.json", {"mm_vision_select_layer": 0}, "uses layer 0 of its tower"),
+        ("config.json", {"mm_vision_select_feature": "patch"}, "leaves out one patch of a square"),
+        ("llm/config.json", {"num_hidden_layers": 1}, f"have {LAYERS} layers, but its config.json says 1"),
         ("llm/config.json", {"hidden_size": 64}, "not what its config.json says; see lm_head.weight"),
     ],
 )
@@ -355,7 +358,10 @@ def test_another_kind_of_vila_is_refused(damaged, file, change, said):
     assert said in refusal(damaged)
 
 
-@pytest.mark.parametrize("file", ["llm/tokenizer.model", "vision_tower/preprocessor_config.json", "llm/config.json"])
+@pytest.mark.parametrize(
+    "file",
+    ["llm/tokenizer.model", "llm/tokenizer_config.json", "vision_tower/preprocessor_config.json", "llm/config.json"],
+)
 def test_a_checkpoint_that_lacks_a_file_is_refused_by_its_name(damaged, file):
     (damaged / file).unlink()
     assert f"has no {file}" in refusal(damaged)

@@ -1,9 +1,10 @@
 """Exchange: preference pairs in the form of everyone else's data sets, out of a run folder and into one.
 
 A row has `chosen` and `rejected`, each a list of messages or a plain text, with what both begin with in `prompt` or in
-both of them, and the pictures that are shown in `images`. What else is known about a pair stands in further columns.
+both of them, and the pictures that are shown in `images`, or the only one in `image`. What else is known about a pair
+stands in further columns.
 `armap.rewards.conversation` alone says how a trajectory is written as messages and read from them, so what goes out and
-comes in again is rendered, shortened and scored as before.
+comes in again is rendered, shortened and scored as before. What comes in is read by `armap.pipeline.rows`.
 
 Source: TRL's documentation, "Dataset formats and types", for the columns; Hugging Face's `datasets`, for pictures.
 """
@@ -12,34 +13,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from armap.errors import ConfigError, DataError, first_line
-from armap.images import ImageFolder, as_png
-from armap.rewards.conversation import Turn, as_trajectory, as_turns
+from armap.images import ImageFolder
+from armap.pipeline.rows import BadRowError, Row, as_pair
+from armap.rewards.conversation import Turn, as_turns
 from armap.store import RunFolder
-from armap.types import DiscardedPair, ImageRef, PreferencePair, Trajectory
-
-IMPORTED = "imported"
-"""How pairs were made and verified about which a data set says nothing more."""
+from armap.types import DiscardedPair, PreferencePair
 
 _ABOUT = ("source_task_id", "env", "origin", "instruction_writer", "verified_by")
 """Columns beside the pair itself; each is a text."""
 _SOMETIMES = ("judge", "margin")
 """Further columns, which are there if some pair has such a thing."""
-_IMAGE_PX = 2**26
-"""Most pixels of a picture that is taken in."""
 _ROWS_AT_ONCE = 100
 """Rows of a Parquet file that are in memory together: some have many pictures."""
-
-Row = dict[str, Any]
 
 
 class Imported(NamedTuple):
@@ -49,10 +43,6 @@ class Imported(NamedTuple):
     """Pairs it made."""
     discarded: int
     """Rows whose two sides are the same, which teach nothing."""
-
-
-class _BadRowError(Exception):
-    """A row is no preference pair; the message says why, and never leaves this module alone."""
 
 
 def export_pairs(run: RunFolder, place: Path) -> int:
@@ -114,8 +104,8 @@ def import_pairs(run: RunFolder, files: Sequence[Path], *, seed: int) -> Importe
         before = len(found)
         for place, row in _rows(file):
             try:
-                pair = _pair(row, name=f"{file.stem}/{place.rpartition(' ')[2]}", file=file, images=run.images)
-            except _BadRowError as error:
+                pair = as_pair(row, name=f"{file.stem}/{place.rpartition(' ')[2]}", file=file, images=run.images)
+            except BadRowError as error:
                 raise DataError(f"{file}, {place}: {error}.") from error
             if pair.id in found:
                 raise DataError(
@@ -207,18 +197,6 @@ def _in_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 # In
 
 
-class _Message(NamedTuple):
-    """A message as a row has it."""
-
-    role: str
-    parts: tuple[str | None, ...]
-    """Its texts, and None where a picture is shown."""
-
-    @property
-    def pictures(self) -> int:
-        return self.parts.count(None)
-
-
 def _rows(file: Path) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a file, each with its place in it."""
     kind = _kind(file)
@@ -254,166 +232,6 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, object]]:
                     yield f"row {number}", row
     except ArrowException as error:
         raise DataError(f"{file}, after row {number}: {first_line(error)}") from error
-
-
-def _pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> PreferencePair | DiscardedPair:
-    """Return the pair that a row tells of."""
-    name = _text(row, "pair_id", name)
-    origin = _text(row, "origin", IMPORTED)
-    turns = _both_sides(row, _pictures(row, file, images))
-    sides = [_trajectory(turns[side], f"{name}/{side}", row) for side in ("chosen", "rejected")]
-    chosen, rejected = sides
-    if chosen.task != rejected.task:
-        raise _BadRowError("`chosen` and `rejected` begin with different messages, so they have no task in common")
-    if (chosen.steps, chosen.final_observation) == (rejected.steps, rejected.final_observation):
-        return DiscardedPair(id=name, origin=origin, check="outcome", reason="both sides are the same")
-    asked = json.dumps([(turn.texts, str(turn.images)) for turn in takewhile(_is_world, turns["chosen"])])
-    return PreferencePair(
-        id=name,
-        task=chosen.task,
-        chosen=chosen,
-        rejected=rejected,
-        source_task_id=_text(row, "source_task_id", sha256(asked.encode()).hexdigest()[:16]),
-        origin=origin,
-        instruction_writer=_text(row, "instruction_writer", IMPORTED),
-        verified_by=_text(row, "verified_by", IMPORTED),
-        judge=_text(row, "judge", "") or None,
-        margin=_margin(row),
-    )
-
-
-def _is_world(turn: Turn) -> bool:
-    return turn.role != "assistant"
-
-
-def _trajectory(turns: Sequence[Turn], name: str, row: Row) -> Trajectory:
-    try:
-        trajectory = as_trajectory(turns, name=name)
-    except ValueError as error:
-        raise _BadRowError(f"`{name.rpartition('/')[2]}` is no trajectory: {error}") from error
-    task = trajectory.task.model_copy(update={"env": _text(row, "env", trajectory.task.env)})
-    return trajectory.model_copy(update={"task": task})
-
-
-def _both_sides(row: Row, pictures: Sequence[ImageRef]) -> dict[str, list[Turn]]:
-    """Return the conversations of a row: what it has in `prompt`, and then what it has in `chosen` and `rejected`."""
-    prompt, chosen, rejected = (row.get(column) for column in ("prompt", "chosen", "rejected"))
-    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, chosen, rejected = _split(chosen, rejected)
-    begun = [] if prompt is None else _messages(prompt, "prompt", "user")
-    chosen, rejected = _messages(chosen, "chosen", "assistant"), _messages(rejected, "rejected", "assistant")
-    if chosen[: len(begun)] != begun or rejected[: len(begun)] != begun:
-        chosen, rejected = begun + chosen, begun + rejected
-    if not chosen or not rejected:
-        raise _BadRowError("one of its conversations is empty")
-    shown = [sum(message.pictures for message in side) for side in (chosen, rejected)]
-    if pictures and not any(shown):
-        chosen, rejected = (_show_first(side, len(pictures)) for side in (chosen, rejected))
-        shown = [len(pictures)] * 2
-    in_prompt = sum(message.pictures for message in begun)
-    if shown[0] == shown[1] == len(pictures):
-        of_rejected = pictures
-    elif sum(shown) - in_prompt == len(pictures):
-        of_rejected = [*pictures[:in_prompt], *pictures[shown[0] :]]
-    else:
-        raise _BadRowError(
-            f"it has {len(pictures)} pictures, but its messages show {shown[0]} in `chosen` and {shown[1]} in "
-            "`rejected`"
-        )
-    return {"chosen": _turns(chosen, pictures), "rejected": _turns(rejected, of_rejected)}
-
-
-def _split(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Return what two texts have in common at the start, in whole words, and what is left of each."""
-    common = sum(1 for _ in takewhile(lambda chars: chars[0] == chars[1], zip(chosen, rejected, strict=False)))
-    while common and not chosen[common - 1].isspace():
-        common -= 1
-    return chosen[:common], chosen[common:], rejected[common:]
-
-
-def _messages(value: object, column: str, role: str) -> list[_Message]:
-    """Return the messages of a column, of which a plain text is one."""
-    if isinstance(value, str):
-        return [_Message(role, (value.strip(),))]
-    if not isinstance(value, list):
-        raise _BadRowError(f"`{column}` should be a text or a list of messages")
-    return [_read_message(message, f"message {number} of `{column}`") for number, message in enumerate(value, 1)]
-
-
-def _read_message(message: object, where: str) -> _Message:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise _BadRowError(f"{where} has no role")
-    content = message.get("content")
-    if message.get("tool_calls"):
-        raise _BadRowError(f"{where} calls tools in a field of its own; write the calls into its content")
-    if isinstance(content, str):
-        return _Message(message["role"], (content,))
-    if not isinstance(content, list):
-        raise _BadRowError(f"{where} has no content")
-    parts: list[str | None] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "image":
-            parts.append(None)
-        elif kind == "text" and isinstance(part.get("text"), str):
-            parts.append(part["text"])
-        else:
-            raise _BadRowError(f"{where} has a part that is neither a text nor an image")
-    return _Message(message["role"], tuple(parts))
-
-
-def _show_first(messages: Sequence[_Message], count: int) -> list[_Message]:
-    """Return messages with pictures in the first of the user's, where they belong if no message says where."""
-    at = next((i for i, message in enumerate(messages) if message.role == "user"), 0)
-    first = messages[at]
-    return [*messages[:at], first._replace(parts=(*[None] * count, *first.parts)), *messages[at + 1 :]]
-
-
-def _turns(messages: Iterable[_Message], pictures: Iterable[ImageRef]) -> list[Turn]:
-    left = iter(pictures)
-    turns = []
-    for message in messages:
-        texts = tuple(part for part in message.parts if part is not None)
-        turns.append(Turn(message.role, texts, tuple(next(left) for _ in range(message.pictures))))
-    return turns
-
-
-def _pictures(row: Row, file: Path, images: ImageFolder) -> list[ImageRef]:
-    """Put the pictures of a row into the folder."""
-    shown = row.get("images") or []
-    if not isinstance(shown, list):
-        raise _BadRowError("`images` should be a list")
-    if shown and importlib.util.find_spec("PIL") is None:
-        raise ConfigError("The data set has pictures, which need Pillow; type: pip install pillow")
-    return [_picture(image, number, file, images) for number, image in enumerate(shown, 1)]
-
-
-def _picture(image: object, number: int, file: Path, images: ImageFolder) -> ImageRef:
-    """Put a picture into the folder, given by its bytes, or by its path from the file, as `datasets` has them."""
-    stored, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (None, image)
-    if not isinstance(stored, bytes):
-        if not isinstance(path, str) or "://" in path:
-            raise _BadRowError(f"image {number} is neither the bytes nor the path of a file")
-        try:
-            stored = (file.parent / path).read_bytes()
-        except OSError as error:
-            raise _BadRowError(f"image {number} cannot be read from {path} ({error.strerror})") from error
-    try:
-        return images.add(as_png(stored, limit_px=_IMAGE_PX))
-    except ValueError as error:
-        raise _BadRowError(f"image {number} {error}") from error
-
-
-def _text(row: Row, column: str, default: str) -> str:
-    value = row.get(column)
-    return default if value is None else str(value)
-
-
-def _margin(row: Row) -> float:
-    margin = row.get("margin") or 0.0
-    if not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise _BadRowError("`margin` should be a number")
-    return float(margin)
 
 
 def _kind(file: Path) -> str:

@@ -74,6 +74,13 @@ def as_trajectory(turns: Sequence[Turn], *, name: str = "conversation") -> Traje
     )
 
 
+def with_reasoning(reasoning: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts of what the assistant says, with what it reasoned before as their thought, or its beginning."""
+    action = _action(texts)
+    thought = "\n".join(part for part in (reasoning, action.thought) if part)
+    return _said(Action(thought=thought, text=action.text))
+
+
 def _seen(observation: Observation) -> Turn:
     return Turn("user", (observation.text,), () if observation.image is None else (observation.image,))
 

@@ -66,7 +66,11 @@ class Objective(Record):
             unit = float(match["unit"] or 1)
             if not unit:
                 raise ConfigError(f"The objective {text!r} divides by zero; {_EXAMPLE}.")
-            weights[match["name"]] = float(match["weight"] or 1) / unit * (-1 if match["sign"] == "-" else 1)
+            weight = float(match["weight"] or 1) / unit
+            # A number with enough digits is infinite, and one that is divided by such a number is gone.
+            if math.isinf(unit) or math.isinf(weight):
+                raise ConfigError(f"The objective has a number at {match['name']} that is too large; {_EXAMPLE}.")
+            weights[match["name"]] = weight * (-1 if match["sign"] == "-" else 1)
             place = match.end()
         score = weights.pop("score", 0.0)
         return cls(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from armap import weights
 from armap.errors import ConfigError, RewardModelError
 from armap.images import ImageFolder
 from armap.rewards import rendering, tree_attention
+from armap.rewards.chat_template import chat_template
 from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, TrajectoryTree
 from armap.tokentree import pad
 from armap.types import ImageRef, Trajectory
@@ -244,9 +246,14 @@ class TransformerRewardModel:
             self._eyes.forget()
 
     def save(self, folder: Path) -> None:
-        """Write the model in the Hugging Face layout."""
+        """Write the model in the Hugging Face layout, for other servers too if it reads text only."""
         self.network.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        processor = self.processor
+        if not self.sees:
+            # Of a tokenizer of its own, as an agent may talk by the same one.
+            processor = copy.copy(processor)
+            processor.chat_template = chat_template(processor)
+        processor.save_pretrained(folder)
 
     @property
     def sees(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 from pathlib import Path
 from typing import Any, Self
@@ -36,11 +37,12 @@ Source: llava/model/multimodal_encoder/vision_encoder.py."""
 _FILES = (
     "config.json",
     "llm/config.json",
+    "llm/tokenizer_config.json",
     "vision_tower/config.json",
     "vision_tower/preprocessor_config.json",
     "mm_projector/config.json",
 )
-"""What every checkpoint has besides weights and a tokenizer."""
+"""What every checkpoint has besides weights and the words of a tokenizer."""
 _UNREADABLE = (
     OSError,
     RuntimeError,
@@ -206,7 +208,8 @@ def _assemble(folder: Path, adapter: Path | None, dtype: str) -> VilaForSequence
     precision = getattr(torch, "float32" if adapter else dtype)
     tower = _part(SiglipVisionModel, folder / "vision_tower", precision)
     layer, layers = settings.get("mm_vision_select_layer", -2), tower.config.num_hidden_layers
-    if not isinstance(layer, int) or not -layers - 1 <= layer <= layers:
+    # For transformers 0 is none.
+    if not isinstance(layer, int) or not layer or not -layers - 1 <= layer <= layers:
         raise ConfigError(f"The model in {folder} uses layer {layer!r} of its tower, which has {layers}.")
     llm = _part(AutoModelForCausalLM, folder / "llm", precision)
     if adapter:
@@ -233,10 +236,12 @@ def _check_known(folder: Path, settings: dict[str, Any]) -> None:
     """Refuse what other models in the same layout do."""
     tower = _settings(folder / "vision_tower").get("model_type")
     features = str(settings.get("mm_vision_select_feature", "patch"))
+    joins = _settings(folder / "mm_projector").get("mm_projector_type") == "mlp_downsample"
     unknown = {
         f"sees by a {tower}": tower != "siglip_vision_model",
         "sees at several scales": settings.get("s2"),
         f"uses the {features} features of its tower": features not in _FEATURES,
+        "leaves out one patch of a square that its projector joins two by two": joins and features == "patch",
         "puts control tokens around pictures": settings.get("mm_use_im_start_end"),
     }
     for what, is_so in unknown.items():
@@ -258,6 +263,12 @@ def _part(family: Any, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
         raise ConfigError(f"The weights in {folder} lack {lacking[0]}; copy the checkpoint again.")
     if other := sorted(key for key, *_ in report["mismatched_keys"]):
         raise ConfigError(f"The weights in {folder} are not what its config.json says; see {other[0]}.")
+    layers = [int(number) for key in report["unexpected_keys"] for number in re.findall(r"\blayers\.(\d+)\.", key)]
+    if max(layers, default=0) >= part.config.num_hidden_layers:
+        raise ConfigError(
+            f"The weights in {folder} have {max(layers) + 1} layers, but its config.json says "
+            f"{part.config.num_hidden_layers}; copy the checkpoint again."
+        )
     return part
 
 
