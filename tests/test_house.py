@@ -56,7 +56,7 @@ SHARED = {
     "pipeline.probes",
     "pipeline.success_by_n",
     "pipeline.readings",
-    "pipeline.rows",
+    "pipeline.dataset_rows",
     "pipeline.selection",
     "pipeline.tradeoff",
     "pipeline.verdicts",

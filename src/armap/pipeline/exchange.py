@@ -4,7 +4,7 @@ A row has `chosen` and `rejected`, each a list of messages or a plain text, with
 both of them, and the pictures that are shown in `images`, or the only one in `image`. What else is known about a pair
 stands in further columns.
 `armap.rewards.conversation` alone says how a trajectory is written as messages and read from them, so what goes out and
-comes in again is rendered, shortened and scored as before. What comes in is read by `armap.pipeline.rows`.
+comes in again is rendered, shortened and scored as before. What comes in is read by `armap.pipeline.dataset_rows`.
 
 Source: TRL's documentation, "Dataset formats and types", for the columns; Hugging Face's `datasets`, for pictures.
 """
@@ -23,7 +23,7 @@ from pydantic import JsonValue
 
 from armap.errors import ConfigError, DataError, first_line
 from armap.images import ImageFolder
-from armap.pipeline.rows import BadRowError, Row, as_pair
+from armap.pipeline.dataset_rows import BadRowError, Row, as_pair
 from armap.rewards.conversation import Turn, as_turns
 from armap.store import RunFolder
 from armap.types import DiscardedPair, PreferencePair
