@@ -33,6 +33,7 @@ SHARED = {
     "envs.task_config",
     "rewards.conversation",
     "rewards.rendering",
+    "rewards.seeing",
     "rewards.fit_settings",
     "rewards.transformer",
     "rewards.tree_attention",

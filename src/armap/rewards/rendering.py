@@ -8,18 +8,13 @@ whole.
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from armap.errors import RewardModelError
 from armap.tokentree import TokenTree
 from armap.types import Action, ImageRef, Observation, Trajectory
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 CLOSING_QUESTION = "Was the task done?"
 """Ends every rendering, so that the score is always read at the same words. Source: ARMAP's released code, where the
@@ -36,8 +31,6 @@ that begin alike are mostly shortened alike."""
 _KEPT_STEPS = (64, 32, 16, 8, 4, 2, 1, 0)
 """How many of the last steps are kept where nothing else helps, tried in this order."""
 
-IMAGE_PX = 512
-"""Longest side of a picture if nothing else is said; larger ones are scaled down."""
 PLACE_BITS = 14
 """Bits of an image token's number that say which token of its picture it is."""
 
@@ -324,70 +317,6 @@ def merged(
             trees[tree].add_trajectory(read[i])
             known[task, tokens] = (tree, len(trees[tree].ends) - 1)
     return trees, [known[task, one.tokens] for task, one in zip(tasks, read, strict=True)]
-
-
-def prepare_image(processor: Any, png: bytes, *, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return what a vision-language model's processor makes of a picture alone: token ids and what the network sees.
-
-    Args:
-        processor: a transformers processor.
-        png: bytes of a PNG file.
-        limit_px: longest side, in pixels; a larger picture is scaled down.
-    """
-    prepared = processor(
-        text=[_marker(processor)],
-        images=[[open_image(png, limit_px=limit_px)]],
-        images_kwargs=_tiling(processor.image_processor, limit_px),
-        text_kwargs={"add_special_tokens": False},
-        return_tensors="pt",
-    )
-    return dict(prepared)
-
-
-def open_image(png: bytes, *, limit_px: int) -> Image:
-    """Return a picture in colour, its longer side scaled down to the limit where it is longer.
-
-    Args:
-        png: bytes of a PNG file.
-        limit_px: longest side, in pixels.
-    """
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    # In place, never larger, and never changing the shape by more than rounding.
-    image.thumbnail((limit_px, limit_px))
-    return image
-
-
-def probe_image() -> bytes:
-    """Return a small picture to try a network out on, as the bytes of a PNG file."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize((32, 16)).save(file, "PNG")
-    return file.getvalue()
-
-
-def _marker(processor: Any) -> str:  # noqa: ANN401
-    """Return how a picture stands in a text, with the control tokens that the chat template puts around it."""
-    token: str = processor.image_token
-    template = processor.chat_template or processor.tokenizer.chat_template
-    if not template:
-        return token
-    texts = [{"type": "text", "text": text} for text in ("before", "after")]
-    message = {"role": "user", "content": [texts[0], {"type": "image"}, texts[1]]}
-    written = processor.tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
-    between = re.search("before(.*)after", written, re.DOTALL)
-    return between[1] if between and token in between[1] else token
-
-
-def _tiling(image_processor: Any, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return settings for a processor that scales pictures up and cuts them into tiles, so that it heeds the limit."""
-    tile = getattr(image_processor, "max_image_size", None)
-    if not tile:
-        return {}
-    across = min(image_processor.size["longest_edge"], max(limit_px, tile["longest_edge"])) // tile["longest_edge"]
-    return {"size": {"longest_edge": across * tile["longest_edge"]}, "do_image_splitting": across > 1}
 
 
 def _images_in(trajectory: Trajectory | str) -> int:

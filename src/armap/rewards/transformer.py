@@ -18,7 +18,7 @@ from transformers.utils import logging
 from armap import weights
 from armap.errors import ConfigError, RewardModelError
 from armap.images import ImageFolder
-from armap.rewards import rendering, tree_attention
+from armap.rewards import rendering, seeing, tree_attention
 from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, TrajectoryTree
 from armap.tokentree import pad
 from armap.types import ImageRef, Trajectory
@@ -113,7 +113,7 @@ class TransformerRewardModel:
         layers: int | None = None,
         max_tokens: int | None = None,
         max_images: int | None = None,
-        image_px: int = rendering.IMAGE_PX,
+        image_px: int = seeing.IMAGE_PX,
         pooling: Pooling = "last",
         seed: int = 0,
         dtype: str = "float32",
@@ -447,7 +447,7 @@ class _Eyes:
         self._network = scorer.network
         self._processor = scorer.processor
         self._images = images
-        self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
+        self._limit_px = getattr(self._network.config, "trajectory_image_px", seeing.IMAGE_PX)
         self._known: OrderedDict[int, _AsTokens] = OrderedDict()
         self._prepared: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
         self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
@@ -458,7 +458,7 @@ class _Eyes:
 
     def probe(self) -> tuple[ReadTrajectory, dict[str, torch.Tensor]]:
         """Return a picture as a trajectory, and as the whole network reads it."""
-        prepared = rendering.prepare_image(self._processor, rendering.probe_image(), limit_px=32)
+        prepared = seeing.prepare_image(self._processor, seeing.probe_image(), limit_px=32)
         image = ImageRef(sha256="0" * 64, width_px=32, height_px=16)
         self._take_in(0, prepared)
         self._features[0] = self._look(prepared)
@@ -551,7 +551,7 @@ class _Eyes:
     def _prepare(self, image: ImageRef) -> dict[str, torch.Tensor]:
         if self._images is None:
             raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
-        return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
+        return seeing.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
 
 
 def _numbers(prepared: dict[str, torch.Tensor]) -> int:
