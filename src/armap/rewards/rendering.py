@@ -48,6 +48,12 @@ class ReadTrajectory(NamedTuple):
     positions: list[list[int]]
     """`[L, 3]` time, height and width of each token where the network tells them apart; otherwise empty, and a token's
     place in the sequence is its position."""
+    shortened: bool = False
+    """Whether it was longer than the limit."""
+    without_steps: bool = False
+    """Whether whole steps of it were left out."""
+    unread_images: int = 0
+    """How many of its pictures were left out, or ignored for want of eyes."""
 
 
 class TrajectoryTree(TokenTree):
@@ -169,8 +175,17 @@ class Reader:
             tokens, images = self._encoded(rendering)
             length = len(tokens)
             if length <= self._max_tokens:
-                self._note(trajectory, rendering, shortened=attempt > 0)
-                return ReadTrajectory(tokens, images, self._eyes.positions(tokens, images) if self._eyes else [])
+                shown = sum(isinstance(piece, ImageRef) for piece in rendering)
+                read = ReadTrajectory(
+                    tokens,
+                    images,
+                    self._eyes.positions(tokens, images) if self._eyes else [],
+                    shortened=attempt > 0,
+                    without_steps=_leaves_out_steps(rendering),
+                    unread_images=images_in(trajectory) - shown,
+                )
+                self._note(read, shown)
+                return read
         raise RewardModelError(
             f"a trajectory's instruction alone has {length} tokens, but {self._name} reads at most {self._max_tokens}; "
             "train a reward model with a higher --max-tokens"
@@ -179,15 +194,15 @@ class Reader:
     def remarks(self) -> list[str]:
         """Return what was not read as it was, a sentence each."""
         found = {
-            f"{self.shortened} of {self.count} trajectories were longer than {self._max_tokens} tokens; their earlier "
-            "observations were shortened. --max-tokens of `armap train` sets the limit.": self.shortened,
-            f"Of {self.without_steps} of these whole steps were left out, since what the agent did and said alone was "
-            "too long: what differs there was not read at all.": self.without_steps,
             f"{self.images_left_out} of {self.images_left_out + self.images} pictures, the earlier ones of their "
             "trajectories, were left out to stay within the limits.": self.images_left_out,
             f"{self.images_ignored} pictures were ignored, as {self._name} reads text only.": self.images_ignored,
         }
-        return [sentence for sentence, count in found.items() if count]
+        limit = f"{self._max_tokens} tokens"
+        return [
+            *shortening_remarks(self.shortened, self.without_steps, count=self.count, limit=limit),
+            *(sentence for sentence, count in found.items() if count),
+        ]
 
     def _encoded(self, rendering: Pieces) -> tuple[tuple[int, ...], dict[int, ImageRef]]:
         tokens = list(self._before)
@@ -201,17 +216,33 @@ class Reader:
                 images[number_of(piece)] = piece
         return (*tokens, *self._after), images
 
-    def _note(self, trajectory: Trajectory | str, rendering: Pieces, *, shortened: bool) -> None:
-        shown = sum(isinstance(piece, ImageRef) for piece in rendering)
-        hidden = _images_in(trajectory) - shown
+    def _note(self, read: ReadTrajectory, shown: int) -> None:
         self.count += 1
-        self.shortened += shortened
-        self.without_steps += _leaves_out_steps(rendering)
+        self.shortened += read.shortened
+        self.without_steps += read.without_steps
         self.images += shown
         if self._eyes:
-            self.images_left_out += hidden
+            self.images_left_out += read.unread_images
         else:
-            self.images_ignored += hidden
+            self.images_ignored += read.unread_images
+
+
+def shortening_remarks(shortened: int, without_steps: int, *, count: int, limit: str) -> list[str]:
+    """Return what is to be said about trajectories that were too long, a sentence each.
+
+    Args:
+        shortened: how many were.
+        without_steps: of how many of these whole steps were left out.
+        count: how many were read.
+        limit: what they were longer than.
+    """
+    found = {
+        f"{shortened} of {count} trajectories were longer than {limit}; their earlier observations were shortened. "
+        "--max-tokens of `armap train` sets the limit.": shortened,
+        f"Of {without_steps} of these whole steps were left out, since what the agent did and said alone was too long: "
+        "what differs there was not read at all.": without_steps,
+    }
+    return [sentence for sentence, of_these in found.items() if of_these]
 
 
 def _leaves_out_steps(rendering: Pieces) -> bool:
@@ -261,7 +292,7 @@ def renderings(trajectory: Trajectory | str, *, max_images: int | None) -> Itera
     if isinstance(trajectory, str):
         yield (trajectory,)
         return
-    there = _images_in(trajectory)
+    there = images_in(trajectory)
     for limits in _all_limits(len(trajectory.steps), there if max_images is None else min(there, max_images)):
         yield pieces(trajectory, limits)
 
@@ -319,7 +350,8 @@ def merged(
     return trees, [known[task, one.tokens] for task, one in zip(tasks, read, strict=True)]
 
 
-def _images_in(trajectory: Trajectory | str) -> int:
+def images_in(trajectory: Trajectory | str) -> int:
+    """Return how many pictures a trajectory shows; a text shows none."""
     if isinstance(trajectory, str):
         return 0
     observed = [step.observation.image for step in trajectory.steps]

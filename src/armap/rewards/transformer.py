@@ -220,10 +220,14 @@ class TransformerRewardModel:
         by_tree = torch.split(self._judged(hidden), [len(tree) for tree in trees])
         return [self._read_out(said, tree, tree.ends) for said, tree in zip(by_tree, trees, strict=True)]
 
+    def read(self, trajectory: Trajectory | str) -> ReadTrajectory:
+        """Return a trajectory, or a text, as the network reads it; see `Reader.read`."""
+        return self.reader.read(trajectory)
+
     def token_ids(self, trajectory: Trajectory | str) -> list[int]:
         """Return a trajectory, or a text, as token ids; see `Reader.read`."""
         of_images = self._eyes.token_id if self._eyes else 0
-        return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
+        return [token if token >= 0 else of_images for token in self.read(trajectory).tokens]
 
     def remarks(self) -> list[str]:
         """Return what was not read as it was, and what sharing beginnings saved, a sentence each."""

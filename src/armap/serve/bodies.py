@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import from_json
 
 from armap import __version__
+from armap.rewards.http import SHORTENED, UNREAD_PICTURES, WITHOUT_STEPS
 
 UNSUPPORTED = (
     "add_generation_prompt",
@@ -29,6 +30,14 @@ UNSUPPORTED = (
     "truncation_side",
 )
 """Fields that vLLM heeds or refuses and that would change a score; they are refused rather than overlooked."""
+
+_HEADERS = {
+    SHORTENED: "1 if the conversation was longer than the model reads and was shortened, otherwise 0; "
+    "texts are refused instead.",
+    WITHOUT_STEPS: "1 if whole steps of the conversation were left out, as nothing else made it short enough.",
+    UNREAD_PICTURES: "How many pictures were not read: all if the model sees none, otherwise those beyond its limits.",
+}
+"""What an answer says of what was not read."""
 
 
 class Refusal(Exception):
@@ -283,7 +292,8 @@ def openapi() -> dict[str, Any]:
     }
     for path, kinds in requests.items():
         body = {"anyOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds]}
-        scored = {"200": _json("The scores, in order.", answers[path])} | {
+        headers = {name: {"description": told, "schema": {"type": "integer"}} for name, told in _HEADERS.items()}
+        scored = {"200": _json("The scores, in order.", answers[path]) | {"headers": headers}} | {
             str(status): _json(HTTPStatus(status).phrase, ErrorResponse)
             for status in (400, 404, 408, 413, 422, 500, 503)
         }
