@@ -150,12 +150,30 @@ def test_health_models_metrics_and_the_schema_are_there(client):
         b'{"input": "a", "use_activation": "yes"}',
         b'{"input": "a", "truncate_prompt_tokens": 5}',
         b'{"input": "a", "normalize": true}',
+        b'{"input": "a", "add_special_tokens": false}',
+        b'{"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}',
     ],
 )
 def test_what_is_no_request_is_refused_with_a_sentence(client, body):
     answer = client.post("/classify", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert error(answer).endswith(".")
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "function_call", "reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", ["", None])
+def test_what_a_message_says_beside_its_content_is_refused_rather_than_overlooked(client, name, content):
+    body = chat("say=1", content, "end")
+    body["messages"][1][name] = [{"type": "function", "function": {"name": "buy", "arguments": "{}"}}]
+    answer = client.post("/classify", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"messages.1.{name}")
+    assert error(answer) == f"`{name}` of a message is not read; write what it says into the message's `content`."
+
+
+def test_fields_that_say_nothing_are_no_hindrance(client):
+    body = chat("say=1", "Action: a", "end", add_special_tokens=True, tools=None)
+    body["messages"][1] |= {"tool_calls": [], "function_call": None, "reasoning_content": "", "refusal": None}
+    assert client.post("/classify", json=body).json()["data"][0]["probs"] == [1.0]
 
 
 @pytest.mark.parametrize("more", [{"task": "embed"}, {"encoding_format": "base64"}, {"dimensions": 3}])

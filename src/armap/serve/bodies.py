@@ -26,10 +26,13 @@ UNSUPPORTED = (
     "mm_processor_kwargs",
     "normalize",
     "padding",
+    "tools",
     "truncate_prompt_tokens",
     "truncation_side",
 )
 """Fields that vLLM heeds or refuses and that would change a score; they are refused rather than overlooked."""
+_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning")
+"""Fields of a message that tell what was done or thought, where only its content is read."""
 
 _HEADERS = {
     SHORTENED: "1 if the conversation was longer than the model reads and was shortened, otherwise 0; "
@@ -247,12 +250,31 @@ def text_or_chat(body: bytes, kinds: tuple[type[TextRequest], type[ChatRequest]]
     for name in UNSUPPORTED:
         if fields.get(name) not in (None, False):
             raise Refusal(HTTPStatus.BAD_REQUEST, f"`{name}` is not supported; leave it out.", param=name)
+    if fields.get("add_special_tokens") not in (None, True):
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST,
+            "Special tokens are always added; leave `add_special_tokens` out.",
+            param="add_special_tokens",
+        )
+    _check_messages(fields.get("messages"))
     try:
         return kinds["messages" in fields].model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Refusal(HTTPStatus.BAD_REQUEST, f"{where}: {first['msg']}.", param=where) from None
+
+
+def _check_messages(messages: object) -> None:
+    """Refuse messages that say something where nobody reads it."""
+    for i, message in enumerate(messages if isinstance(messages, list) else []):
+        for name in _BESIDE_CONTENT:
+            if isinstance(message, dict) and message.get(name):
+                raise Refusal(
+                    HTTPStatus.BAD_REQUEST,
+                    f"`{name}` of a message is not read; write what it says into the message's `content`.",
+                    param=f"messages.{i}.{name}",
+                )
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
