@@ -36,7 +36,12 @@ class OddRewardModel:
             raise RewardModelError("/a/secret/path reads at most 100 tokens")
         return ReadTrajectory((0,) * count, {}, [])
 
-    async def score(self, trajectories: Sequence[Trajectory | str], /) -> list[float]:
+    async def score(self, trajectories: Sequence[Trajectory], /) -> list[float]:
+        return await self.score_read(trajectories, [self.read(one) for one in trajectories])
+
+    async def score_read(
+        self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory], /
+    ) -> list[float]:
         asked = [orders(trajectory) for trajectory in trajectories]
         await asyncio.sleep(max(float(one.get("wait", 0)) for one in asked))
         if any("fail" in one for one in asked):

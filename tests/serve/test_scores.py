@@ -19,6 +19,7 @@ from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
 from armap.rewards.rendering import render
 from armap.rewards.transformer import TransformerRewardModel
+from armap.serve.batching import Batcher
 from armap.types import Action, Observation, Step, Task, Trajectory
 from rewards.toy_pairs import toy_pairs, toy_trajectories
 from serve.process import served
@@ -102,6 +103,16 @@ async def client(server):
 
 async def test_the_service_scores_as_the_reward_model_does_here(remote, local):
     assert await remote.score(TRAJECTORIES) == pytest.approx(await local.score(TRAJECTORIES), abs=1e-5)
+
+
+async def test_what_is_served_is_read_once(local):
+    batcher = Batcher(local, waiting=9, batch=4)
+    work = asyncio.create_task(batcher.run())
+    before = local.reader.count
+    found = await batcher.score(TRAJECTORIES[:9])
+    work.cancel()
+    assert local.reader.count == before + 9
+    assert [one.score for one in found] == pytest.approx(await local.score(TRAJECTORIES[:9]), abs=1e-5)
 
 
 async def test_odd_texts_are_scored_as_they_are_here(remote, local):

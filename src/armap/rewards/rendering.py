@@ -31,6 +31,12 @@ that begin alike are mostly shortened alike."""
 _KEPT_STEPS = (64, 32, 16, 8, 4, 2, 1, 0)
 """How many of the last steps are kept where nothing else helps, tried in this order."""
 
+_CUT_TOKENS = 256
+"""More than the end of a text can have beyond what the whole text has there: where it begins a word may be cut in two,
+and some tokenizers know no word of more than 100 characters, but the letters of a shorter one."""
+_FEW_TOKENS_CHARS = 8
+"""More characters than a token has in nearly any text."""
+
 PLACE_BITS = 14
 """Bits of an image token's number that say which token of its picture it is."""
 
@@ -170,11 +176,13 @@ class Reader:
             RewardModelError: it is too long however much is left out.
             ConfigError: it has pictures to read, and there is no folder to read them from.
         """
-        length = 0
+        rendering: Pieces = ()
+        counts: dict[str, int] = {}
         for attempt, rendering in enumerate(renderings(trajectory, max_images=self._max_images)):
+            if any(isinstance(piece, str) and self._ends_too_late(piece, counts) for piece in rendering):
+                continue
             tokens, images = self._encoded(rendering)
-            length = len(tokens)
-            if length <= self._max_tokens:
+            if len(tokens) <= self._max_tokens:
                 shown = sum(isinstance(piece, ImageRef) for piece in rendering)
                 read = ReadTrajectory(
                     tokens,
@@ -186,6 +194,7 @@ class Reader:
                 )
                 self._note(read, shown)
                 return read
+        length = len(self._encoded(rendering)[0])
         raise RewardModelError(
             f"a trajectory's instruction alone has {length} tokens, but {self._name} reads at most {self._max_tokens}; "
             "train a reward model with a higher --max-tokens"
@@ -204,13 +213,35 @@ class Reader:
             *(sentence for sentence, count in found.items() if count),
         ]
 
+    def _ends_too_late(self, text: str, counts: dict[str, int]) -> bool:
+        """Say of a long text whether its end alone is longer than the limit, so that the whole need not be read.
+
+        Args:
+            text: a piece of a rendering.
+            counts: tokens of ends looked at before; what is shortened first is not at the end, so they come again.
+        """
+        most = self._max_tokens + _CUT_TOKENS
+        chars = _FEW_TOKENS_CHARS * most
+        while chars < len(text):
+            end = text[-chars:]
+            if end not in counts:
+                counts[end] = len(self._ids(end))
+            if counts[end] > most:
+                return True
+            chars *= 2
+        return False
+
+    def _ids(self, text: str) -> list[int]:
+        # What looks like a control token was seen by the agent, and is text like any other.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return ids
+
     def _encoded(self, rendering: Pieces) -> tuple[tuple[int, ...], dict[int, ImageRef]]:
         tokens = list(self._before)
         images: dict[int, ImageRef] = {}
         for piece in rendering:
             if isinstance(piece, str):
-                # What looks like a control token was seen by the agent, and is text like any other.
-                tokens += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
+                tokens += self._ids(piece)
             elif self._eyes:
                 tokens += self._eyes.tokens(piece)
                 images[number_of(piece)] = piece

@@ -171,12 +171,19 @@ class TransformerRewardModel:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self.score_blocking, tuple(trajectories))
 
+    async def score_read(self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory]) -> list[float]:
+        """Do what `score` does, of trajectories that `read` has read already."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._score_read, tuple(trajectories), tuple(read))
+
     def score_blocking(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Do what `score` does, in the caller's thread."""
+        return self._score_read(trajectories, [self.read(trajectory) for trajectory in trajectories])
+
+    def _score_read(self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory]) -> list[float]:
         if self.network.training:
             self.forget()
             self.network.eval()
-        read = [self.reader.read(trajectory) for trajectory in trajectories]
         tasks = [_task(trajectory) for trajectory in trajectories]
         # Not inference mode: its tensors could not be used again in training, and features of pictures are.
         with torch.no_grad():

@@ -32,8 +32,10 @@ class ReadsTexts(Protocol):
         """
         ...
 
-    async def score(self, trajectories: Sequence[Trajectory | str], /) -> list[float]:
-        """Return one score per trajectory or text."""
+    async def score_read(
+        self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory], /
+    ) -> list[float]:
+        """Return one score per trajectory or text, of what was read of each."""
         ...
 
 
@@ -203,7 +205,7 @@ class Batcher:
 
     async def _score(self, batch: Sequence[_Asked], read: Sequence[ReadTrajectory]) -> None:
         self.batches += 1
-        work = asyncio.create_task(self._scores([one.what for one in batch]))
+        work = asyncio.create_task(self._scores([one.what for one in batch], read))
         await asyncio.wait([work])
         failure = work.exception()
         if failure is None:
@@ -221,9 +223,12 @@ class Batcher:
                 if not one.answer.done():
                     await self._score([one], [of_it])
 
-    async def _scores(self, asked: Sequence[Trajectory | str]) -> list[float]:
-        # Nobody asks for a text who has not looked at `reads_texts`.
-        scores = await self._model.score(cast(Sequence[Trajectory], asked))
+    async def _scores(self, asked: Sequence[Trajectory | str], read: Sequence[ReadTrajectory]) -> list[float]:
+        if isinstance(self._model, ReadsTexts):
+            scores = await self._model.score_read(asked, read)
+        else:
+            # Nobody asks for a text who has not looked at `reads_texts`.
+            scores = await self._model.score(cast(Sequence[Trajectory], asked))
         if len(scores) != len(asked) or not all(map(math.isfinite, scores)):
             raise RewardModelError(f"{len(asked)} trajectories have the scores {scores}")
         return scores
