@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 IMAGE_PX = 512
 """Longest side of a picture if nothing else is said; larger ones are scaled down."""
+_SHAPE = 200
+"""How many times longer than wide a picture may be. Source: transformers, `smart_resize` of Qwen2-VL, which refuses
+longer ones."""
 
 
 def prepare_image(processor: Any, png: bytes, *, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
@@ -34,6 +38,8 @@ def prepare_image(processor: Any, png: bytes, *, limit_px: int) -> dict[str, Any
 def open_image(png: bytes, *, limit_px: int) -> Image:
     """Return a picture in colour, its longer side scaled down to the limit where it is longer.
 
+    One that is more than 200 times longer than wide is made as wide as that asks for.
+
     Args:
         png: bytes of a PNG file.
         limit_px: longest side, in pixels.
@@ -43,7 +49,8 @@ def open_image(png: bytes, *, limit_px: int) -> Image:
     image = Image.open(io.BytesIO(png)).convert("RGB")
     # In place, never larger, and never changing the shape by more than rounding.
     image.thumbnail((limit_px, limit_px))
-    return image
+    least = math.ceil(max(image.size) / _SHAPE)
+    return image if min(image.size) >= least else image.resize((max(image.width, least), max(image.height, least)))
 
 
 def probe_image() -> bytes:
