@@ -108,6 +108,12 @@ def test_scores_are_as_they_are_unless_an_activation_is_asked_for(client, asked,
     assert found == [pytest.approx(expected)]
 
 
+def test_the_schema_says_in_what_an_activation_left_out_differs_from_vllm(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("ClassificationChatRequest", "PoolingCompletionRequest"):
+        assert "vLLM differs" in schemas[name]["properties"]["use_activation"]["description"]
+
+
 def test_even_extreme_scores_have_an_activation(client):
     asked = {"input": ["say=1e9", "say=-1e9"], "use_activation": True}
     assert [one["data"] for one in client.post("/pooling", json=asked).json()["data"]] == [[1.0], [0.0]]

@@ -99,7 +99,9 @@ class _Request(_Body):
     user: str | None = None
     request_id: str | None = Field(default=None, max_length=256, description="Goes into the answer's id.")
     use_activation: bool | None = Field(
-        default=None, description="True for the logistic function of the score; otherwise the score as it is."
+        default=None,
+        description="True for the logistic function of the score; false or left out for the score as it is. vLLM "
+        "differs: left out, it applies the function.",
     )
     activation: bool | None = Field(default=None, description="An older name of `use_activation`.")
 
