@@ -166,6 +166,44 @@ def test_what_is_no_request_is_refused_with_a_sentence(client, body):
     assert error(answer).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"type": "text"}], "messages.1.content.0.text: Field required."),
+        ([{"type": "text", "text": 5}], "messages.1.content.0.text: Input should be a valid string."),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": None}], "messages.1.content.1.text: "),
+        ([{"type": "image_url", "image_url": "data:"}], "messages.1.content.0.image_url: Input should be an object."),
+        ([{"type": "image_url", "image_url": {}}], "messages.1.content.0.image_url.url: Field required."),
+        ([{"type": "image_url"}], "messages.1.content.0.image_url: Field required."),
+        ([{"type": "video_url"}], "messages.1.content.0: Input tag 'video_url' found"),
+        ([{"text": "a"}], "messages.1.content.0: Unable to extract tag using discriminator 'type'."),
+        (["a"], "messages.1.content.0: Input should be an object."),
+        (5, "messages.1.content: Input should be a string or a list."),
+        (None, "messages.1.content: Input should be a string or a list."),
+    ],
+)
+def test_what_is_wrong_in_a_message_is_named_where_it_is(client, content, said):
+    answer = client.post("/classify", json=chat("say=1", content, "end"))
+    assert (answer.status_code, error(answer)[: len(said)]) == (400, said)
+    assert answer.json()["error"]["param"] == said.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"input": [1, 2]}, "input.0: Input should be a valid string."),
+        ({"input": ["a", [1]]}, "input.1: Input should be a valid string."),
+        ({"input": []}, "input: List should have at least 1 item after validation, not 0."),
+        ({"input": {}}, "input: Input should be a string or a list."),
+        ({"messages": ["a"]}, "messages.0: Input should be an object."),
+        ({"messages": [{"content": "a"}]}, "messages.0.role: Field required."),
+        ({"input": "a", "model": 5}, "model: Input should be a valid string."),
+    ],
+)
+def test_what_is_wrong_in_a_request_is_named_where_it_is(client, body, said):
+    assert error(client.post("/classify", json=body)) == said
+
+
 @pytest.mark.parametrize("name", ["tool_calls", "function_call", "reasoning_content", "reasoning"])
 @pytest.mark.parametrize("content", ["", None])
 def test_what_a_message_says_beside_its_content_is_refused_rather_than_overlooked(client, name, content):

@@ -262,9 +262,8 @@ def text_or_chat(body: bytes, kinds: tuple[type[TextRequest], type[ChatRequest]]
     try:
         return kinds["messages" in fields].model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"{where}: {first['msg']}.", param=where) from None
+        where, what = _first_wrong(error, fields)
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"{where}: {what}.", param=where) from None
 
 
 def _check_messages(messages: object) -> None:
@@ -277,6 +276,32 @@ def _check_messages(messages: object) -> None:
                     f"`{name}` of a message is not read; write what it says into the message's `content`.",
                     param=f"messages.{i}.{name}",
                 )
+
+
+def _first_wrong(error: ValidationError, fields: dict[str, Any]) -> tuple[str, str]:
+    """Return where the first thing is that is wrong in a request, in the request's own words, and what is wrong."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    first = found[0]
+    *place, branch = first["loc"]
+    what = first["msg"]
+    if branch == "str":
+        # What may be a text or a list is wrong as either; what it should have been is what it is most like.
+        first = next(one for one in found[1:] if one["loc"][: len(place)] == tuple(place))
+        what = "Input should be a string or a list" if first["type"] == "list_type" else first["msg"]
+    if first["type"] in ("model_type", "model_attributes_type"):
+        what = "Input should be an object"
+    # Names of alternatives stand between those of fields.
+    where: list[str] = []
+    inside: Any = fields
+    for part in first["loc"]:
+        try:
+            inside = inside[part]
+        except (LookupError, TypeError):
+            continue
+        where.append(str(part))
+    if first["type"] == "missing":
+        where.append(str(first["loc"][-1]))
+    return ".".join(where), what
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
