@@ -322,6 +322,21 @@ def shown(file: bytes, kind: str = "png") -> list[dict]:
     return [{"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(file).decode()}"}}]
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "DATA:IMAGE/PNG;BASE64,",
+        "data:image/x-png;base64,",
+        "data:image/png;charset=utf-8;base64,",
+        "data:image/vnd.mozilla.apng;name=a b.png;charset=US-ASCII;base64,",
+    ],
+)
+def test_a_data_uri_may_be_in_large_letters_and_have_parameters(client, start):
+    url = start + base64.b64encode(picture(255)).decode()
+    body = chat("say=1", "Action: look", [{"type": "image_url", "image_url": {"url": url}}])
+    assert client.post("/classify", json=body).json()["data"][0]["probs"] == [2.0]
+
+
 @pytest.mark.parametrize(("kind", "close"), [("PNG", 1e-9), ("WEBP", 1e-9), ("JPEG", 0.03)])
 def test_a_picture_is_seen_by_the_reward_model(client, kind, close):
     for red in (0, 51, 255):
