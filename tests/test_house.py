@@ -34,6 +34,7 @@ SHARED = {
     "rewards.chat_template",
     "rewards.conversation",
     "rewards.rendering",
+    "rewards.seeing",
     "rewards.fit_settings",
     "rewards.transformer",
     "rewards.tree_attention",

@@ -790,7 +790,10 @@ def serve(
         bool, typer.Option("--allow-remote-images", help="Fetch pictures from public addresses that requests name.")
     ] = False,
 ) -> None:
-    """Serve a reward model over HTTP, on the routes on which vLLM would: /classify and /pooling."""
+    """Serve a reward model over HTTP, on the routes on which vLLM would: /classify and /pooling.
+
+    Without `use_activation` they answer the score as it is, where vLLM brings it between 0 and 1.
+    """
     require_serve_extra()
     from armap.serve.app import make_app
     from armap.serve.limits import Limits

@@ -114,6 +114,26 @@ async def test_nothing_to_score_has_no_scores():
         assert await scores(server, []) == []
 
 
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, []),
+        ({"X-Armap-Shortened": "0", "X-Armap-Unread-Pictures": "0"}, []),
+        ({"X-Armap-Shortened": "-1", "X-Armap-Without-Steps": "many", "X-Armap-Unread-Pictures": "9" * 5000}, []),
+        ({"X-Armap-Shortened": "1"}, ["3 of 3 trajectories were longer than what"]),
+        ({"x-armap-unread-pictures": "2"}, ["6 pictures were not read by"]),
+    ],
+)
+async def test_what_a_server_says_that_it_did_not_read_is_told_and_one_that_says_nothing_is_fine(headers, said):
+    async with HostileServer(otherwise=body({"data": [{"probs": [1]}]}, headers=headers)) as server:
+        model = HTTPRewardModel(f"http://{server.address}")
+        assert await model.score(TRAJECTORIES[:3]) == [1, 1, 1]
+        await model.close()
+    found = model.remarks()
+    assert len(found) == len(said)
+    assert all(one.startswith(start) for one, start in zip(found, said, strict=True))
+
+
 async def test_no_more_requests_are_on_their_way_than_allowed():
     async with HostileServer(otherwise=late(0.02, scored(1))) as server:
         await scores(server, TRAJECTORIES, concurrency=3)

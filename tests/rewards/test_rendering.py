@@ -1,4 +1,3 @@
-import io
 import itertools
 from dataclasses import replace
 from random import Random
@@ -7,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armap.rewards.rendering import CLOSING_QUESTION, Limits, open_image, pieces, render, renderings
+from armap.rewards.rendering import CLOSING_QUESTION, Limits, pieces, render, renderings
 from armap.types import Action, ImageRef, Observation, Step, Task, Trajectory
 
 from .toy_pairs import random_play, toy_pairs, toy_trajectories
@@ -177,14 +176,3 @@ def test_shorter_renderings_lose_pictures_after_words_the_earliest_first():
     assert (counts[0], counts[-1]) == (2, 0)
     *_, one_left = (found for found in renderings(shown, max_images=2) if len(found) > 1)
     assert images[-1] in one_left
-
-
-def test_a_picture_is_opened_in_colour_and_scaled_down_but_never_up():
-    image = pytest.importorskip("PIL.Image", reason="pillow is not installed: opening pictures is not tested")
-    file = io.BytesIO()
-    image.new("RGBA", (40, 20), "red").save(file, "PNG")
-    assert (open_image(file.getvalue(), limit_px=10).size, open_image(file.getvalue(), limit_px=10).mode) == (
-        (10, 5),
-        "RGB",
-    )
-    assert open_image(file.getvalue(), limit_px=100).size == (40, 20)

@@ -134,6 +134,17 @@ def test_scores_are_those_of_the_processor_and_the_network_alone(model, trajecto
     assert max(expected) - min(expected) > 0.5
 
 
+@pytest.mark.parametrize("size", [(3000, 10), (10, 3000), (1, 1)])
+def test_pictures_of_any_shape_are_seen(model, folder, trajectories, size):
+    (one, *_) = trajectories
+    found = [
+        one.model_copy(update={"final_observation": seen("You left.", picture(folder, color, size))})
+        for color in ("red", "blue")
+    ]
+    red, blue = model.score_blocking(found)
+    assert red != blue
+
+
 def test_tokens_are_those_of_the_processor(model, plain, trajectories):
     for trajectory in trajectories:
         assert model.token_ids(trajectory) == plain.inputs(trajectory)["input_ids"][0].tolist()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from armap.errors import RewardModelError
 from armap.images import ImageFolder
+from armap.rewards.rendering import ReadTrajectory
 from armap.serve.app import make_app
 from armap.serve.limits import Limits
 from armap.serve.listening import serve
@@ -27,15 +28,20 @@ class OddRewardModel:
     def __init__(self, images: ImageFolder) -> None:
         self._images = images
 
-    def token_ids(self, trajectory: Trajectory | str, /) -> list[int]:
+    def read(self, trajectory: Trajectory | str, /) -> ReadTrajectory:
         if "stumble" in orders(trajectory):
             raise ZeroDivisionError("/a/secret/path")
         count = int(orders(trajectory).get("tokens", 7))
         if count > 100:
             raise RewardModelError("/a/secret/path reads at most 100 tokens")
-        return [0] * count
+        return ReadTrajectory((0,) * count, {}, [])
 
-    async def score(self, trajectories: Sequence[Trajectory | str], /) -> list[float]:
+    async def score(self, trajectories: Sequence[Trajectory], /) -> list[float]:
+        return await self.score_read(trajectories, [self.read(one) for one in trajectories])
+
+    async def score_read(
+        self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory], /
+    ) -> list[float]:
         asked = [orders(trajectory) for trajectory in trajectories]
         await asyncio.sleep(max(float(one.get("wait", 0)) for one in asked))
         if any("fail" in one for one in asked):

@@ -108,6 +108,12 @@ def test_scores_are_as_they_are_unless_an_activation_is_asked_for(client, asked,
     assert found == [pytest.approx(expected)]
 
 
+def test_the_schema_says_in_what_an_activation_left_out_differs_from_vllm(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("ClassificationChatRequest", "PoolingCompletionRequest"):
+        assert "vLLM differs" in schemas[name]["properties"]["use_activation"]["description"]
+
+
 def test_even_extreme_scores_have_an_activation(client):
     asked = {"input": ["say=1e9", "say=-1e9"], "use_activation": True}
     assert [one["data"] for one in client.post("/pooling", json=asked).json()["data"]] == [[1.0], [0.0]]
@@ -150,12 +156,68 @@ def test_health_models_metrics_and_the_schema_are_there(client):
         b'{"input": "a", "use_activation": "yes"}',
         b'{"input": "a", "truncate_prompt_tokens": 5}',
         b'{"input": "a", "normalize": true}',
+        b'{"input": "a", "add_special_tokens": false}',
+        b'{"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}',
     ],
 )
 def test_what_is_no_request_is_refused_with_a_sentence(client, body):
     answer = client.post("/classify", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert error(answer).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"type": "text"}], "messages.1.content.0.text: Field required."),
+        ([{"type": "text", "text": 5}], "messages.1.content.0.text: Input should be a valid string."),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": None}], "messages.1.content.1.text: "),
+        ([{"type": "image_url", "image_url": "data:"}], "messages.1.content.0.image_url: Input should be an object."),
+        ([{"type": "image_url", "image_url": {}}], "messages.1.content.0.image_url.url: Field required."),
+        ([{"type": "image_url"}], "messages.1.content.0.image_url: Field required."),
+        ([{"type": "video_url"}], "messages.1.content.0: Input tag 'video_url' found"),
+        ([{"text": "a"}], "messages.1.content.0: Unable to extract tag using discriminator 'type'."),
+        (["a"], "messages.1.content.0: Input should be an object."),
+        (5, "messages.1.content: Input should be a string or a list."),
+        (None, "messages.1.content: Input should be a string or a list."),
+    ],
+)
+def test_what_is_wrong_in_a_message_is_named_where_it_is(client, content, said):
+    answer = client.post("/classify", json=chat("say=1", content, "end"))
+    assert (answer.status_code, error(answer)[: len(said)]) == (400, said)
+    assert answer.json()["error"]["param"] == said.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"input": [1, 2]}, "input.0: Input should be a valid string."),
+        ({"input": ["a", [1]]}, "input.1: Input should be a valid string."),
+        ({"input": []}, "input: List should have at least 1 item after validation, not 0."),
+        ({"input": {}}, "input: Input should be a string or a list."),
+        ({"messages": ["a"]}, "messages.0: Input should be an object."),
+        ({"messages": [{"content": "a"}]}, "messages.0.role: Field required."),
+        ({"input": "a", "model": 5}, "model: Input should be a valid string."),
+    ],
+)
+def test_what_is_wrong_in_a_request_is_named_where_it_is(client, body, said):
+    assert error(client.post("/classify", json=body)) == said
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "function_call", "reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", ["", None])
+def test_what_a_message_says_beside_its_content_is_refused_rather_than_overlooked(client, name, content):
+    body = chat("say=1", content, "end")
+    body["messages"][1][name] = [{"type": "function", "function": {"name": "buy", "arguments": "{}"}}]
+    answer = client.post("/classify", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"messages.1.{name}")
+    assert error(answer) == f"`{name}` of a message is not read; write what it says into the message's `content`."
+
+
+def test_fields_that_say_nothing_are_no_hindrance(client):
+    body = chat("say=1", "Action: a", "end", add_special_tokens=True, tools=None)
+    body["messages"][1] |= {"tool_calls": [], "function_call": None, "reasoning_content": "", "refusal": None}
+    assert client.post("/classify", json=body).json()["data"][0]["probs"] == [1.0]
 
 
 @pytest.mark.parametrize("more", [{"task": "embed"}, {"encoding_format": "base64"}, {"dimensions": 3}])
@@ -258,6 +320,21 @@ def picture(red: int, *, kind: str = "PNG", size: tuple[int, int] = (8, 8), mode
 
 def shown(file: bytes, kind: str = "png") -> list[dict]:
     return [{"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(file).decode()}"}}]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "DATA:IMAGE/PNG;BASE64,",
+        "data:image/x-png;base64,",
+        "data:image/png;charset=utf-8;base64,",
+        "data:image/vnd.mozilla.apng;name=a b.png;charset=US-ASCII;base64,",
+    ],
+)
+def test_a_data_uri_may_be_in_large_letters_and_have_parameters(client, start):
+    url = start + base64.b64encode(picture(255)).decode()
+    body = chat("say=1", "Action: look", [{"type": "image_url", "image_url": {"url": url}}])
+    assert client.post("/classify", json=body).json()["data"][0]["probs"] == [2.0]
 
 
 @pytest.mark.parametrize(("kind", "close"), [("PNG", 1e-9), ("WEBP", 1e-9), ("JPEG", 0.03)])

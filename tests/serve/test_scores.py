@@ -8,15 +8,20 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch", reason="the local extra is not installed: no transformer reward model is served")
 
 from armap.errors import RewardModelError, UnavailableError
+from armap.images import ImageFolder
+from armap.reward_models import remarks
 from armap.rewards.http import HTTPRewardModel
+from armap.rewards.linear import LinearRewardModel
 from armap.rewards.rendering import render
 from armap.rewards.transformer import TransformerRewardModel
+from armap.serve.batching import Batcher
 from armap.types import Action, Observation, Step, Task, Trajectory
-from rewards.toy_pairs import toy_trajectories
+from rewards.toy_pairs import toy_pairs, toy_trajectories
 from serve.process import served
 from tiny_model import make_tiny_model, plain_scores
 
@@ -100,6 +105,16 @@ async def test_the_service_scores_as_the_reward_model_does_here(remote, local):
     assert await remote.score(TRAJECTORIES) == pytest.approx(await local.score(TRAJECTORIES), abs=1e-5)
 
 
+async def test_what_is_served_is_read_once(local):
+    batcher = Batcher(local, waiting=9, batch=4)
+    work = asyncio.create_task(batcher.run())
+    before = local.reader.count
+    found = await batcher.score(TRAJECTORIES[:9])
+    work.cancel()
+    assert local.reader.count == before + 9
+    assert [one.score for one in found] == pytest.approx(await local.score(TRAJECTORIES[:9]), abs=1e-5)
+
+
 async def test_odd_texts_are_scored_as_they_are_here(remote, local):
     odd = [odd_trajectory(number) for number in range(40)]
     assert await remote.score(odd) == pytest.approx(await local.score(odd), abs=1e-5)
@@ -113,6 +128,46 @@ async def test_long_trajectories_are_shortened_as_they_are_here(remote, local):
     here = await local.score(long)
     assert local.reader.shortened == shortened + 3
     assert await remote.score(long) == pytest.approx(here, abs=1e-5)
+
+
+async def test_what_was_shortened_is_told_whoever_asks(server, remote, client):
+    (one,) = toy_trajectories(1, 0)
+    page = replace(one.steps[0], observation=Observation(text="red cube " * 200))
+    wordy = replace(one.steps[0], action=Action(text="red cube " * 200))
+    trajectories = [one, *(one.model_copy(update={"steps": (step, *one.steps)}) for step in (page, wordy))]
+    before = await counted(client)
+    await remote.score(trajectories)
+    said = remarks(remote)
+    assert said[0].startswith(f"2 of 3 trajectories were longer than what {server.address} reads; ")
+    assert said[1].startswith("Of 1 of these whole steps were left out")
+    assert len(said) == 2
+    after = await counted(client)
+    assert after["armap_shortened_total"] - before["armap_shortened_total"] == 2
+    assert after["armap_without_steps_total"] - before["armap_without_steps_total"] == 1
+    messages = [{"role": "user", "content": text} for text in ("red", "red cube " * 200)]
+    for asked, shortened in (({"messages": messages}, "1"), ({"input": ["red", "cube"]}, "0")):
+        for route in ("/classify", "/pooling"):
+            assert (await client.post(route, json=asked)).headers["X-Armap-Shortened"] == shortened
+
+
+@pytest.mark.parametrize("kind", ["transformer", "linear"])
+async def test_pictures_for_a_model_that_sees_none_cost_nothing_and_are_told(folder, tmp_path, kind):
+    if kind == "linear":
+        folder = tmp_path / "judge"
+        LinearRewardModel.fit(toy_pairs(10, 0), seed=0).save(folder)
+    images = ImageFolder(tmp_path / "images")
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    (one,) = toy_trajectories(1, 0)
+    seen = Observation(text=one.final_observation.text, image=images.add((tmp_path / "a.png").read_bytes()))
+    with served("-m", "armap.cli", "serve", "--reward-model", str(folder), "--port", "0") as server:
+        model = HTTPRewardModel(server.address, images=images)
+        plain, pictured = await model.score([one, one.model_copy(update={"final_observation": seen})])
+        await model.close()
+        async with httpx.AsyncClient(base_url=server.address) as client:
+            found = await counted(client)
+    assert plain == pictured
+    assert remarks(model) == [f"1 pictures were not read by {server.address}: it sees none, or not so many."]
+    assert found["armap_unread_pictures_total"] == 1
 
 
 async def test_what_cannot_be_shortened_enough_is_an_error(remote):
@@ -140,10 +195,14 @@ async def test_texts_are_scored_as_transformers_alone_would(client, folder):
 async def test_tokens_are_counted(client, local):
     answer = (await client.post("/classify", json={"input": [render(one) for one in TRAJECTORIES[:3]]})).json()
     assert answer["usage"]["prompt_tokens"] == sum(len(local.token_ids(one)) for one in TRAJECTORIES[:3])
-    lines = [line.split() for line in (await client.get("/metrics")).text.splitlines()]
-    counted = {name: float(value) for name, value, *_ in lines if name.endswith("tokens_total")}
+    found = await counted(client)
     # What they share was computed once.
-    assert 0 < counted["armap_computed_tokens_total"] < counted["armap_read_tokens_total"]
+    assert 0 < found["armap_computed_tokens_total"] < found["armap_read_tokens_total"]
+
+
+async def counted(client: httpx.AsyncClient) -> dict[str, float]:
+    lines = [line.split() for line in (await client.get("/metrics")).text.splitlines()]
+    return {name: float(value) for name, value, *_ in lines if name.endswith("_total")}
 
 
 async def test_many_planners_at_once_get_their_own_scores(remote, local):

@@ -28,7 +28,8 @@ model = load_reward_model(Path("this folder"))  # refuses a head that is missing
 scores = await model.score(trajectories)
 ```
 
-`armap serve --reward-model FOLDER` serves it on the routes of vLLM."""
+`armap serve --reward-model FOLDER` serves it on the routes of vLLM; without `use_activation` a score is as it is, where
+vLLM brings it between 0 and 1."""
 _TRANSFORMERS = {
     "last": "transformers loads it as a sequence-classification model of one label, whose logit is the score: without "
     "an activation, of a trajectory as `armap.rewards.rendering` writes it out. A model that sees pictures it knows "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from armap.rewards.rendering import CLOSING_QUESTION
+from armap.rewards.rendering import CLOSING_QUESTION, SAID_ABOVE
 
 # What the agent says is an action whose form may be left out, and where nothing is seen between two actions stands an
 # empty line. `due` is whether something has to be seen next.
@@ -59,6 +59,6 @@ def chat_template(tokenizer: Any) -> str | None:  # noqa: ANN401 - transformers 
     for space in (" ", "") if before else ("",):
         written = f"{before}{space}{CLOSING_QUESTION}{after}"
         if tokenizer(written, add_special_tokens=False).input_ids == read.input_ids:
-            known = {"before": before + space, "after": CLOSING_QUESTION + after, "said_above": "(the task)"}
+            known = {"before": before + space, "after": CLOSING_QUESTION + after, "said_above": SAID_ABOVE}
             return "".join(f"{{%- set {name} = {json.dumps(known[name])} %}}\n" for name in known) + _TEMPLATE
     return None

@@ -19,9 +19,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from armap.errors import ConfigError, RewardModelError, UnavailableError
 from armap.images import ImageFolder
 from armap.rewards.conversation import Turn, as_turns
+from armap.rewards.rendering import shortening_remarks
 from armap.together import together
 from armap.types import Trajectory
 
+SHORTENED, WITHOUT_STEPS, UNREAD_PICTURES = "X-Armap-Shortened", "X-Armap-Without-Steps", "X-Armap-Unread-Pictures"
+"""Headers in which `armap serve` says how many trajectories of a request it shortened, of how many of these it left out
+whole steps, and how many pictures it did not read."""
 _CONNECT_S = 10.0
 """A server that is there accepts at once, however long it then thinks."""
 _REPLY_BYTES = 2**20
@@ -92,6 +96,8 @@ class HTTPRewardModel:
         self._patience_s = patience_s
         self._backoff = wait_random_exponential(multiplier=backoff_s, max=30)
         self._was_there = False
+        self._scored = 0
+        self._unread = dict.fromkeys((SHORTENED, WITHOUT_STEPS, UNREAD_PICTURES), 0)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """Return one score per trajectory; see `armap.protocols.RewardModel.score`.
@@ -103,6 +109,15 @@ class HTTPRewardModel:
             DataError: a picture is missing.
         """
         return await together(map(self._ask, trajectories))
+
+    def remarks(self) -> list[str]:
+        """Return what the server says that it did not read as it was, a sentence each; others than ours say nothing."""
+        shortened, without_steps, pictures = self._unread.values()
+        limit = f"what {self.name} reads"
+        found = shortening_remarks(shortened, without_steps, count=self._scored, limit=limit)
+        if pictures:
+            found.append(f"{pictures} pictures were not read by {self.name}: it sees none, or not so many.")
+        return found
 
     async def close(self) -> None:
         """Close the connections; the server cannot be asked again."""
@@ -185,7 +200,12 @@ class HTTPRewardModel:
             said = self._quoted(_message(content) or content.decode(errors="replace"))
             wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
             raise _AttemptError(f"HTTP {status}{said}", retryable=status in _RETRYABLE, status=status, wait_s=wait_s)
-        return self._score_in(content)
+        score = self._score_in(content)
+        self._scored += 1
+        for name in self._unread:
+            said = response.headers.get(name, "")
+            self._unread[name] += int(said) if re.fullmatch("[0-9]{1,9}", said) else 0
+        return score
 
     def _score_in(self, content: bytes) -> float:
         """Return the score that an answer holds."""

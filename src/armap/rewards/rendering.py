@@ -8,23 +8,18 @@ whole.
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from armap.errors import RewardModelError
 from armap.tokentree import TokenTree
 from armap.types import Action, ImageRef, Observation, Trajectory
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 CLOSING_QUESTION = "Was the task done?"
 """Ends every rendering, so that the score is always read at the same words. Source: ARMAP's released code, where the
 wording is another; any fixed one serves a model that is trained with it."""
-_SAID_ABOVE = "(the task)"
+SAID_ABOVE = "(the task)"
 """Stands for an instruction that an observation repeats, if that is shorter."""
 _STEPS_LEFT_OUT = "(steps left out:"
 """Begins the line that says how many."""
@@ -36,8 +31,12 @@ that begin alike are mostly shortened alike."""
 _KEPT_STEPS = (64, 32, 16, 8, 4, 2, 1, 0)
 """How many of the last steps are kept where nothing else helps, tried in this order."""
 
-IMAGE_PX = 512
-"""Longest side of a picture if nothing else is said; larger ones are scaled down."""
+_CUT_TOKENS = 256
+"""More than the end of a text can have beyond what the whole text has there: where it begins a word may be cut in two,
+and some tokenizers know no word of more than 100 characters, but the letters of a shorter one."""
+_FEW_TOKENS_CHARS = 8
+"""More characters than a token has in nearly any text."""
+
 PLACE_BITS = 14
 """Bits of an image token's number that say which token of its picture it is."""
 
@@ -55,6 +54,12 @@ class ReadTrajectory(NamedTuple):
     positions: list[list[int]]
     """`[L, 3]` time, height and width of each token where the network tells them apart; otherwise empty, and a token's
     place in the sequence is its position."""
+    shortened: bool = False
+    """Whether it was longer than the limit."""
+    without_steps: bool = False
+    """Whether whole steps of it were left out."""
+    unread_images: int = 0
+    """How many of its pictures were left out, or ignored for want of eyes."""
 
 
 class TrajectoryTree(TokenTree):
@@ -171,13 +176,25 @@ class Reader:
             RewardModelError: it is too long however much is left out.
             ConfigError: it has pictures to read, and there is no folder to read them from.
         """
-        length = 0
+        rendering: Pieces = ()
+        counts: dict[str, int] = {}
         for attempt, rendering in enumerate(renderings(trajectory, max_images=self._max_images)):
+            if any(isinstance(piece, str) and self._ends_too_late(piece, counts) for piece in rendering):
+                continue
             tokens, images = self._encoded(rendering)
-            length = len(tokens)
-            if length <= self._max_tokens:
-                self._note(trajectory, rendering, shortened=attempt > 0)
-                return ReadTrajectory(tokens, images, self._eyes.positions(tokens, images) if self._eyes else [])
+            if len(tokens) <= self._max_tokens:
+                shown = sum(isinstance(piece, ImageRef) for piece in rendering)
+                read = ReadTrajectory(
+                    tokens,
+                    images,
+                    self._eyes.positions(tokens, images) if self._eyes else [],
+                    shortened=attempt > 0,
+                    without_steps=_leaves_out_steps(rendering),
+                    unread_images=images_in(trajectory) - shown,
+                )
+                self._note(read, shown)
+                return read
+        length = len(self._encoded(rendering)[0])
         raise RewardModelError(
             f"a trajectory's instruction alone has {length} tokens, but {self._name} reads at most {self._max_tokens}; "
             "train a reward model with a higher --max-tokens"
@@ -186,39 +203,77 @@ class Reader:
     def remarks(self) -> list[str]:
         """Return what was not read as it was, a sentence each."""
         found = {
-            f"{self.shortened} of {self.count} trajectories were longer than {self._max_tokens} tokens; their earlier "
-            "observations were shortened. --max-tokens of `armap train` sets the limit.": self.shortened,
-            f"Of {self.without_steps} of these whole steps were left out, since what the agent did and said alone was "
-            "too long: what differs there was not read at all.": self.without_steps,
             f"{self.images_left_out} of {self.images_left_out + self.images} pictures, the earlier ones of their "
             "trajectories, were left out to stay within the limits.": self.images_left_out,
             f"{self.images_ignored} pictures were ignored, as {self._name} reads text only.": self.images_ignored,
         }
-        return [sentence for sentence, count in found.items() if count]
+        limit = f"{self._max_tokens} tokens"
+        return [
+            *shortening_remarks(self.shortened, self.without_steps, count=self.count, limit=limit),
+            *(sentence for sentence, count in found.items() if count),
+        ]
+
+    def _ends_too_late(self, text: str, counts: dict[str, int]) -> bool:
+        """Say of a long text whether its end alone is longer than the limit, so that the whole need not be read.
+
+        Args:
+            text: a piece of a rendering.
+            counts: tokens of ends looked at before; what is shortened first is not at the end, so they come again.
+        """
+        most = self._max_tokens + _CUT_TOKENS
+        chars = _FEW_TOKENS_CHARS * most
+        while chars < len(text):
+            end = text[-chars:]
+            if end not in counts:
+                counts[end] = len(self._ids(end))
+            if counts[end] > most:
+                return True
+            chars *= 2
+        return False
+
+    def _ids(self, text: str) -> list[int]:
+        # What looks like a control token was seen by the agent, and is text like any other.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return ids
 
     def _encoded(self, rendering: Pieces) -> tuple[tuple[int, ...], dict[int, ImageRef]]:
         tokens = list(self._before)
         images: dict[int, ImageRef] = {}
         for piece in rendering:
             if isinstance(piece, str):
-                # What looks like a control token was seen by the agent, and is text like any other.
-                tokens += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
+                tokens += self._ids(piece)
             elif self._eyes:
                 tokens += self._eyes.tokens(piece)
                 images[number_of(piece)] = piece
         return (*tokens, *self._after), images
 
-    def _note(self, trajectory: Trajectory | str, rendering: Pieces, *, shortened: bool) -> None:
-        shown = sum(isinstance(piece, ImageRef) for piece in rendering)
-        hidden = _images_in(trajectory) - shown
+    def _note(self, read: ReadTrajectory, shown: int) -> None:
         self.count += 1
-        self.shortened += shortened
-        self.without_steps += _leaves_out_steps(rendering)
+        self.shortened += read.shortened
+        self.without_steps += read.without_steps
         self.images += shown
         if self._eyes:
-            self.images_left_out += hidden
+            self.images_left_out += read.unread_images
         else:
-            self.images_ignored += hidden
+            self.images_ignored += read.unread_images
+
+
+def shortening_remarks(shortened: int, without_steps: int, *, count: int, limit: str) -> list[str]:
+    """Return what is to be said about trajectories that were too long, a sentence each.
+
+    Args:
+        shortened: how many were.
+        without_steps: of how many of these whole steps were left out.
+        count: how many were read.
+        limit: what they were longer than.
+    """
+    found = {
+        f"{shortened} of {count} trajectories were longer than {limit}; their earlier observations were shortened. "
+        "--max-tokens of `armap train` sets the limit.": shortened,
+        f"Of {without_steps} of these whole steps were left out, since what the agent did and said alone was too long: "
+        "what differs there was not read at all.": without_steps,
+    }
+    return [sentence for sentence, of_these in found.items() if of_these]
 
 
 def _leaves_out_steps(rendering: Pieces) -> bool:
@@ -251,7 +306,7 @@ def pieces(trajectory: Trajectory, limits: Limits = _WHOLE) -> Pieces:
         if i in shown and observation.image is not None:
             lines.append(observation.image)
         to_end = len(steps) - i
-        text = observation.text.replace(said, _SAID_ABOVE) if len(said) > len(_SAID_ABOVE) else observation.text
+        text = observation.text.replace(said, SAID_ABOVE) if len(said) > len(SAID_ABOVE) else observation.text
         lines.append(_cut(text, (limits.final, limits.last, limits.earlier)[min(to_end, 2)]))
         if to_end:
             lines.append(_said(steps[i].action))
@@ -268,7 +323,7 @@ def renderings(trajectory: Trajectory | str, *, max_images: int | None) -> Itera
     if isinstance(trajectory, str):
         yield (trajectory,)
         return
-    there = _images_in(trajectory)
+    there = images_in(trajectory)
     for limits in _all_limits(len(trajectory.steps), there if max_images is None else min(there, max_images)):
         yield pieces(trajectory, limits)
 
@@ -326,71 +381,8 @@ def merged(
     return trees, [known[task, one.tokens] for task, one in zip(tasks, read, strict=True)]
 
 
-def prepare_image(processor: Any, png: bytes, *, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return what a vision-language model's processor makes of a picture alone: token ids and what the network sees.
-
-    Args:
-        processor: a transformers processor.
-        png: bytes of a PNG file.
-        limit_px: longest side, in pixels; a larger picture is scaled down.
-    """
-    prepared = processor(
-        text=[_marker(processor)],
-        images=[[open_image(png, limit_px=limit_px)]],
-        images_kwargs=_tiling(processor.image_processor, limit_px),
-        text_kwargs={"add_special_tokens": False},
-        return_tensors="pt",
-    )
-    return dict(prepared)
-
-
-def open_image(png: bytes, *, limit_px: int) -> Image:
-    """Return a picture in colour, its longer side scaled down to the limit where it is longer.
-
-    Args:
-        png: bytes of a PNG file.
-        limit_px: longest side, in pixels.
-    """
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    # In place, never larger, and never changing the shape by more than rounding.
-    image.thumbnail((limit_px, limit_px))
-    return image
-
-
-def probe_image() -> bytes:
-    """Return a small picture to try a network out on, as the bytes of a PNG file."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize((32, 16)).save(file, "PNG")
-    return file.getvalue()
-
-
-def _marker(processor: Any) -> str:  # noqa: ANN401
-    """Return how a picture stands in a text, with the control tokens that the chat template puts around it."""
-    token: str = processor.image_token
-    template = processor.chat_template or processor.tokenizer.chat_template
-    if not template:
-        return token
-    texts = [{"type": "text", "text": text} for text in ("before", "after")]
-    message = {"role": "user", "content": [texts[0], {"type": "image"}, texts[1]]}
-    written = processor.tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
-    between = re.search("before(.*)after", written, re.DOTALL)
-    return between[1] if between and token in between[1] else token
-
-
-def _tiling(image_processor: Any, limit_px: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return settings for a processor that scales pictures up and cuts them into tiles, so that it heeds the limit."""
-    tile = getattr(image_processor, "max_image_size", None)
-    if not tile:
-        return {}
-    across = min(image_processor.size["longest_edge"], max(limit_px, tile["longest_edge"])) // tile["longest_edge"]
-    return {"size": {"longest_edge": across * tile["longest_edge"]}, "do_image_splitting": across > 1}
-
-
-def _images_in(trajectory: Trajectory | str) -> int:
+def images_in(trajectory: Trajectory | str) -> int:
+    """Return how many pictures a trajectory shows; a text shows none."""
     if isinstance(trajectory, str):
         return 0
     observed = [step.observation.image for step in trajectory.steps]

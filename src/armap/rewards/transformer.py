@@ -19,7 +19,7 @@ from transformers.utils import logging
 from armap import weights
 from armap.errors import ConfigError, RewardModelError
 from armap.images import ImageFolder
-from armap.rewards import rendering, tree_attention
+from armap.rewards import rendering, seeing, tree_attention
 from armap.rewards.chat_template import chat_template
 from armap.rewards.rendering import PLACE_BITS, Reader, ReadTrajectory, TrajectoryTree
 from armap.tokentree import pad
@@ -115,7 +115,7 @@ class TransformerRewardModel:
         layers: int | None = None,
         max_tokens: int | None = None,
         max_images: int | None = None,
-        image_px: int = rendering.IMAGE_PX,
+        image_px: int = seeing.IMAGE_PX,
         pooling: Pooling = "last",
         seed: int = 0,
         dtype: str = "float32",
@@ -173,12 +173,19 @@ class TransformerRewardModel:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self.score_blocking, tuple(trajectories))
 
+    async def score_read(self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory]) -> list[float]:
+        """Do what `score` does, of trajectories that `read` has read already."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._score_read, tuple(trajectories), tuple(read))
+
     def score_blocking(self, trajectories: Sequence[Trajectory | str]) -> list[float]:
         """Do what `score` does, in the caller's thread."""
+        return self._score_read(trajectories, [self.read(trajectory) for trajectory in trajectories])
+
+    def _score_read(self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory]) -> list[float]:
         if self.network.training:
             self.forget()
             self.network.eval()
-        read = [self.reader.read(trajectory) for trajectory in trajectories]
         tasks = [_task(trajectory) for trajectory in trajectories]
         # Not inference mode: its tensors could not be used again in training, and features of pictures are.
         with torch.no_grad():
@@ -222,10 +229,14 @@ class TransformerRewardModel:
         by_tree = torch.split(self._judged(hidden), [len(tree) for tree in trees])
         return [self._read_out(said, tree, tree.ends) for said, tree in zip(by_tree, trees, strict=True)]
 
+    def read(self, trajectory: Trajectory | str) -> ReadTrajectory:
+        """Return a trajectory, or a text, as the network reads it; see `Reader.read`."""
+        return self.reader.read(trajectory)
+
     def token_ids(self, trajectory: Trajectory | str) -> list[int]:
         """Return a trajectory, or a text, as token ids; see `Reader.read`."""
         of_images = self._eyes.token_id if self._eyes else 0
-        return [token if token >= 0 else of_images for token in self.reader.read(trajectory).tokens]
+        return [token if token >= 0 else of_images for token in self.read(trajectory).tokens]
 
     def remarks(self) -> list[str]:
         """Return what was not read as it was, and what sharing beginnings saved, a sentence each."""
@@ -454,7 +465,7 @@ class _Eyes:
         self._network = scorer.network
         self._processor = scorer.processor
         self._images = images
-        self._limit_px = getattr(self._network.config, "trajectory_image_px", rendering.IMAGE_PX)
+        self._limit_px = getattr(self._network.config, "trajectory_image_px", seeing.IMAGE_PX)
         self._known: OrderedDict[int, _AsTokens] = OrderedDict()
         self._prepared: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
         self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
@@ -465,7 +476,7 @@ class _Eyes:
 
     def probe(self) -> tuple[ReadTrajectory, dict[str, torch.Tensor]]:
         """Return a picture as a trajectory, and as the whole network reads it."""
-        prepared = rendering.prepare_image(self._processor, rendering.probe_image(), limit_px=32)
+        prepared = seeing.prepare_image(self._processor, seeing.probe_image(), limit_px=32)
         image = ImageRef(sha256="0" * 64, width_px=32, height_px=16)
         self._take_in(0, prepared)
         self._features[0] = self._look(prepared)
@@ -558,7 +569,7 @@ class _Eyes:
     def _prepare(self, image: ImageRef) -> dict[str, torch.Tensor]:
         if self._images is None:
             raise ConfigError("A trajectory names pictures, and there is no folder to read them from; give one.")
-        return rendering.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
+        return seeing.prepare_image(self._processor, self._images.read(image), limit_px=self._limit_px)
 
 
 def _numbers(prepared: dict[str, torch.Tensor]) -> int:

@@ -136,7 +136,7 @@ class VilaProcessor:
     def __call__(self, *, images: list[list[Image]], **_: object) -> dict[str, torch.Tensor]:
         """Return `input_ids` `[1, T]` and `pixel_values` `[1, 3, H, W]` of one picture.
 
-        Pictures are always alone, as `rendering.prepare_image` gives them, so the text with them says nothing.
+        Pictures are always alone, as `seeing.prepare_image` gives them, so the text with them says nothing.
         """
         ((image,),) = images
         pixels = self.image_processor(self._shaped(image), return_tensors="pt").pixel_values

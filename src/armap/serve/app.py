@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message
 from armap.images import ImageFolder
 from armap.protocols import RewardModel
 from armap.rewards.conversation import Turn, as_trajectory
+from armap.rewards.http import SHORTENED, UNREAD_PICTURES, WITHOUT_STEPS
 from armap.serve.batching import Batcher, BusyError, NoScoreError, NothingToReadError, Scored, TooLongError
 from armap.serve.bodies import (
     ChatMessage,
@@ -120,7 +121,8 @@ class _Service:
                 model=self._name,
                 data=data,
                 usage=_usage(found),
-            ).model_dump()
+            ).model_dump(),
+            headers=_unread(found),
         )
 
     async def pooling(self, request: Request) -> Response:
@@ -134,7 +136,8 @@ class _Service:
                 model=self._name,
                 data=data,
                 usage=_usage(found),
-            ).model_dump()
+            ).model_dump(),
+            headers=_unread(found),
         )
 
     async def _scored(
@@ -384,5 +387,15 @@ def _value(asked: TextRequest | ChatRequest, scored: Scored) -> float:
 
 
 def _usage(found: Iterable[Scored]) -> UsageInfo:
-    tokens = sum(one.tokens for one in found)
+    tokens = sum(len(one.read.tokens) for one in found)
     return UsageInfo(prompt_tokens=tokens, total_tokens=tokens)
+
+
+def _unread(found: Sequence[Scored]) -> dict[str, str]:
+    """Return the headers that say what was not read."""
+    counts = {
+        SHORTENED: sum(one.read.shortened for one in found),
+        WITHOUT_STEPS: sum(one.read.without_steps for one in found),
+        UNREAD_PICTURES: sum(one.read.unread_images for one in found),
+    }
+    return {name: str(count) for name, count in counts.items()}

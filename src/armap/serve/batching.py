@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from armap.errors import RewardModelError
 from armap.protocols import RewardModel
+from armap.rewards.rendering import ReadTrajectory, images_in
 from armap.types import Trajectory
 
 T = TypeVar("T")
@@ -23,16 +24,18 @@ _LONGEST_WAIT_S = 60
 class ReadsTexts(Protocol):
     """A reward model that reads tokens, and scores texts as they stand as well as trajectories."""
 
-    def token_ids(self, trajectory: Trajectory | str, /) -> list[int]:
-        """Return what is read.
+    def read(self, trajectory: Trajectory | str, /) -> ReadTrajectory:
+        """Return what is read of it.
 
         Raises:
             RewardModelError: it is too long.
         """
         ...
 
-    async def score(self, trajectories: Sequence[Trajectory | str], /) -> list[float]:
-        """Return one score per trajectory or text."""
+    async def score_read(
+        self, trajectories: Sequence[Trajectory | str], read: Sequence[ReadTrajectory], /
+    ) -> list[float]:
+        """Return one score per trajectory or text, of what was read of each."""
         ...
 
 
@@ -49,8 +52,8 @@ class Scored(NamedTuple):
 
     score: float
     """What the reward model says."""
-    tokens: int
-    """Tokens read; 1 where the reward model does not read tokens."""
+    read: ReadTrajectory
+    """What it read; a single token where it does not read tokens."""
 
 
 class BusyError(Exception):
@@ -97,10 +100,14 @@ class Batcher:
         batches: calls to the reward model until now.
         scored: trajectories and texts that got a score until now.
         tokens: tokens of those.
+        shortened: those that were longer than the reward model reads.
+        without_steps: those of the latter of which whole steps were left out.
+        unread_images: pictures that were not read.
     """
 
     def __init__(self, model: RewardModel, *, waiting: int, batch: int) -> None:
         self.batches = self.scored = self.tokens = 0
+        self.shortened = self.without_steps = self.unread_images = 0
         self._model = model
         self._limit = waiting
         self._batch = batch
@@ -177,59 +184,60 @@ class Batcher:
         loop = asyncio.get_running_loop()
         started = loop.time()
         readable: list[_Asked] = []
-        counts: list[int] = []
+        read: list[ReadTrajectory] = []
         for one in batch:
             if one.answer.done():
                 # Whoever asked has gone, and the pictures with them.
                 continue
-            counting = asyncio.create_task(asyncio.to_thread(self._token_count, one.what))
-            await asyncio.wait([counting])
-            if (failure := counting.exception()) is not None:
-                _settle(one.answer, _no_score(failure))
-                continue
-            count = counting.result()
-            if not count:
-                _settle(one.answer, TooLongError() if count is None else NothingToReadError())
-                continue
-            readable.append(one)
-            counts.append(count)
+            reading = asyncio.create_task(asyncio.to_thread(self._read, one.what))
+            await asyncio.wait([reading])
+            if (failure := reading.exception()) is not None:
+                _settle(one.answer, TooLongError() if isinstance(failure, RewardModelError) else _no_score(failure))
+            elif not reading.result().tokens:
+                _settle(one.answer, NothingToReadError())
+            else:
+                readable.append(one)
+                read.append(reading.result())
         if readable:
-            await self._score(readable, counts)
+            await self._score(readable, read)
         each = (loop.time() - started) / len(batch)
         self._seconds_each += 0.2 * (each - self._seconds_each) if self._seconds_each else each
 
-    async def _score(self, batch: Sequence[_Asked], counts: Sequence[int]) -> None:
+    async def _score(self, batch: Sequence[_Asked], read: Sequence[ReadTrajectory]) -> None:
         self.batches += 1
-        work = asyncio.create_task(self._scores([one.what for one in batch]))
+        work = asyncio.create_task(self._scores([one.what for one in batch], read))
         await asyncio.wait([work])
         failure = work.exception()
         if failure is None:
             self.scored += len(batch)
-            self.tokens += sum(counts)
-            for one, score, count in zip(batch, work.result(), counts, strict=True):
-                _settle(one.answer, Scored(score, count))
+            for one, score, of_it in zip(batch, work.result(), read, strict=True):
+                self.tokens += len(of_it.tokens)
+                self.shortened += of_it.shortened
+                self.without_steps += of_it.without_steps
+                self.unread_images += of_it.unread_images
+                _settle(one.answer, Scored(score, of_it))
         elif len(batch) == 1:
             _settle(batch[0].answer, _no_score(failure))
         else:
-            for one, count in zip(batch, counts, strict=True):
+            for one, of_it in zip(batch, read, strict=True):
                 if not one.answer.done():
-                    await self._score([one], [count])
+                    await self._score([one], [of_it])
 
-    async def _scores(self, asked: Sequence[Trajectory | str]) -> list[float]:
-        # Nobody asks for a text who has not looked at `reads_texts`.
-        scores = await self._model.score(cast(Sequence[Trajectory], asked))
+    async def _scores(self, asked: Sequence[Trajectory | str], read: Sequence[ReadTrajectory]) -> list[float]:
+        if isinstance(self._model, ReadsTexts):
+            scores = await self._model.score_read(asked, read)
+        else:
+            # Nobody asks for a text who has not looked at `reads_texts`.
+            scores = await self._model.score(cast(Sequence[Trajectory], asked))
         if len(scores) != len(asked) or not all(map(math.isfinite, scores)):
             raise RewardModelError(f"{len(asked)} trajectories have the scores {scores}")
         return scores
 
-    def _token_count(self, what: Trajectory | str) -> int | None:
-        """Return how many tokens something has: None for more than can be read, 1 where no tokens are read."""
-        if not isinstance(self._model, ReadsTexts):
-            return 1
-        try:
-            return len(self._model.token_ids(what))
-        except RewardModelError:
-            return None
+    def _read(self, what: Trajectory | str) -> ReadTrajectory:
+        if isinstance(self._model, ReadsTexts):
+            return self._model.read(what)
+        # Whatever reads no tokens reads words, and no pictures.
+        return ReadTrajectory((0,), {}, [], unread_images=images_in(what))
 
 
 def _no_score(failure: BaseException) -> NoScoreError:

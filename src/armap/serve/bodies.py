@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import from_json
 
 from armap import __version__
+from armap.rewards.http import SHORTENED, UNREAD_PICTURES, WITHOUT_STEPS
 
 UNSUPPORTED = (
     "add_generation_prompt",
@@ -25,10 +26,21 @@ UNSUPPORTED = (
     "mm_processor_kwargs",
     "normalize",
     "padding",
+    "tools",
     "truncate_prompt_tokens",
     "truncation_side",
 )
 """Fields that vLLM heeds or refuses and that would change a score; they are refused rather than overlooked."""
+_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning")
+"""Fields of a message that tell what was done or thought, where only its content is read."""
+
+_HEADERS = {
+    SHORTENED: "1 if the conversation was longer than the model reads and was shortened, otherwise 0; "
+    "texts are refused instead.",
+    WITHOUT_STEPS: "1 if whole steps of the conversation were left out, as nothing else made it short enough.",
+    UNREAD_PICTURES: "How many pictures were not read: all if the model sees none, otherwise those beyond its limits.",
+}
+"""What an answer says of what was not read."""
 
 
 class Refusal(Exception):
@@ -87,7 +99,9 @@ class _Request(_Body):
     user: str | None = None
     request_id: str | None = Field(default=None, max_length=256, description="Goes into the answer's id.")
     use_activation: bool | None = Field(
-        default=None, description="True for the logistic function of the score; otherwise the score as it is."
+        default=None,
+        description="True for the logistic function of the score; false or left out for the score as it is. vLLM "
+        "differs: left out, it applies the function.",
     )
     activation: bool | None = Field(default=None, description="An older name of `use_activation`.")
 
@@ -238,12 +252,56 @@ def text_or_chat(body: bytes, kinds: tuple[type[TextRequest], type[ChatRequest]]
     for name in UNSUPPORTED:
         if fields.get(name) not in (None, False):
             raise Refusal(HTTPStatus.BAD_REQUEST, f"`{name}` is not supported; leave it out.", param=name)
+    if fields.get("add_special_tokens") not in (None, True):
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST,
+            "Special tokens are always added; leave `add_special_tokens` out.",
+            param="add_special_tokens",
+        )
+    _check_messages(fields.get("messages"))
     try:
         return kinds["messages" in fields].model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"{where}: {first['msg']}.", param=where) from None
+        where, what = _first_wrong(error, fields)
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"{where}: {what}.", param=where) from None
+
+
+def _check_messages(messages: object) -> None:
+    """Refuse messages that say something where nobody reads it."""
+    for i, message in enumerate(messages if isinstance(messages, list) else []):
+        for name in _BESIDE_CONTENT:
+            if isinstance(message, dict) and message.get(name):
+                raise Refusal(
+                    HTTPStatus.BAD_REQUEST,
+                    f"`{name}` of a message is not read; write what it says into the message's `content`.",
+                    param=f"messages.{i}.{name}",
+                )
+
+
+def _first_wrong(error: ValidationError, fields: dict[str, Any]) -> tuple[str, str]:
+    """Return where the first thing is that is wrong in a request, in the request's own words, and what is wrong."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    first = found[0]
+    *place, branch = first["loc"]
+    what = first["msg"]
+    if branch == "str":
+        # What may be a text or a list is wrong as either; what it should have been is what it is most like.
+        first = next(one for one in found[1:] if one["loc"][: len(place)] == tuple(place))
+        what = "Input should be a string or a list" if first["type"] == "list_type" else first["msg"]
+    if first["type"] in ("model_type", "model_attributes_type"):
+        what = "Input should be an object"
+    # Names of alternatives stand between those of fields.
+    where: list[str] = []
+    inside: Any = fields
+    for part in first["loc"]:
+        try:
+            inside = inside[part]
+        except (LookupError, TypeError):
+            continue
+        where.append(str(part))
+    if first["type"] == "missing":
+        where.append(str(first["loc"][-1]))
+    return ".".join(where), what
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -283,7 +341,8 @@ def openapi() -> dict[str, Any]:
     }
     for path, kinds in requests.items():
         body = {"anyOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds]}
-        scored = {"200": _json("The scores, in order.", answers[path])} | {
+        headers = {name: {"description": told, "schema": {"type": "integer"}} for name, told in _HEADERS.items()}
+        scored = {"200": _json("The scores, in order.", answers[path]) | {"headers": headers}} | {
             str(status): _json(HTTPStatus(status).phrase, ErrorResponse)
             for status in (400, 404, 408, 413, 422, 500, 503)
         }

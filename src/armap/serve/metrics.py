@@ -39,6 +39,10 @@ class Meters:
         yield CounterMetricFamily("armap_batches", "Calls to the reward model.", queue.batches)
         yield CounterMetricFamily("armap_scored", "Trajectories and texts scored.", queue.scored)
         yield CounterMetricFamily("armap_read_tokens", "Tokens of those.", queue.tokens)
+        yield CounterMetricFamily("armap_shortened", "Those longer than the reward model reads.", queue.shortened)
+        told = "Those of the latter of which whole steps were left out."
+        yield CounterMetricFamily("armap_without_steps", told, queue.without_steps)
+        yield CounterMetricFamily("armap_unread_pictures", "Pictures that were not read.", queue.unread_images)
         if queue.computed_tokens is not None:
             told = "Tokens computed; the others are of beginnings that trajectories share, which are computed once."
             yield CounterMetricFamily("armap_computed_tokens", told, queue.computed_tokens)

@@ -24,7 +24,8 @@ from armap.types import ImageRef
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_DATA = re.compile(r"data:image/[a-z.+-]{1,20};base64,")
+_DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40}(?:;[^;,]*)*;base64,", re.IGNORECASE)
+"""Parameters may stand before the last word, and any letters be large. Source: RFC 2397."""
 
 
 class Pictures:
@@ -62,7 +63,7 @@ def from_data_uri(uri: str, limits: Limits) -> bytes:
     Raises:
         Refusal: there is none, or it is too large.
     """
-    start = _DATA.match(uri[:64])
+    start = _DATA.match(uri[:256])
     if start is None:
         raise Refusal(HTTPStatus.BAD_REQUEST, "A picture is a data URI such as data:image/png;base64,...")
     if (len(uri) - start.end()) * 3 // 4 > limits.image_bytes + 2:
