@@ -88,7 +88,7 @@ async def test_a_perfect_judge_has_nothing_held_against_it():
     assert [pair.steps for pair in report.margins] == [len(p.chosen.steps) - len(p.rejected.steps) for p in PAIRS]
 
 
-@pytest.mark.parametrize(("count", "least"), [(1, 0.025), (5, 0.478), (40, 0.894)])
+@pytest.mark.parametrize(("count", "least"), [(1, 0.025), (5, 0.478), (40, 0.912)])
 async def test_a_judge_that_was_always_right_may_be_wrong_the_next_time(count, least):
     report = await report_on(is_chosen, PAIRS[:count])
     assert (report.accuracy.mean, report.accuracy.high) == (1, 1)
@@ -327,4 +327,4 @@ async def test_the_table_and_the_page_say_what_was_found():
     (section,) = judge_sections(report)
     for said in (rows, [*section.itertext()]):
         assert any(INJECTIONS[0].text in one for one in said)
-        assert any(one.strip().startswith("100.0 % [89.4, 100.0]") for one in said)
+        assert any(one.strip().startswith("100.0 % [91.2, 100.0]") for one in said)

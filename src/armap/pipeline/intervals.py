@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals over tasks, and exact ones where all tasks agree."""
+"""How sure a number is: bootstrap intervals over tasks, and exact ones where nothing differs."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def share(sources: Sequence[str], counted: Sequence[float]) -> Interval | None:
         counts[source] += counts_one
     tasks = sorted(totals)
     found = bootstrap_ratio([counts[task] for task in tasks], [totals[task] for task in tasks])
-    return found and _with_doubt(found, len(tasks))
+    return found and _with_doubt(found, len(counted))
 
 
-def _with_doubt(rate: Interval, tasks: int) -> Interval:
-    """Widen the interval of a rate at 0 or 1, where all tasks agree: resampled, they would still.
+def _with_doubt(rate: Interval, count: int) -> Interval:
+    """Widen the interval of a rate of 0 or 1, where all that was counted agrees: resampled, it would still.
 
     Source: Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, 1934.
     """
-    reach = 1 - 0.025 ** (1 / tasks)
+    reach = 1 - 0.025 ** (1 / count)
     if rate.mean < ROUNDING:
         return rate.model_copy(update={"high": reach})
     if rate.mean > 1 - ROUNDING:

@@ -56,12 +56,12 @@ def judge_sections(report: JudgeReport) -> Iterator[Element]:
 
 
 _NOTE = (
-    "In brackets: 95 % bootstrap intervals over source tasks. A margin is the difference of the two scores of a pair; "
-    "probabilities are made of margins by a temperature that was fitted to pairs of other source tasks than those they "
-    "are checked on. Correlations are Spearman's, of differences within pairs; that with the label is what a perfect "
-    "judge would show on these pairs. Pairs flip where the winner becomes another; a text that begs for a high score "
-    "is put into the rejected trajectory of pairs that were judged rightly without it. As if unread are pairs whose "
-    "scores did not change at all."
+    "In brackets: 95 % bootstrap intervals over source tasks, and exact ones where all pairs agree. A margin is the "
+    "difference of the two scores of a pair; probabilities are made of margins by a temperature that was fitted to "
+    "pairs of other source tasks than those they are checked on. Correlations are Spearman's, of differences within "
+    "pairs; that with the label is what a perfect judge would show on these pairs. Pairs flip where the winner "
+    "becomes another; a text that begs for a high score is put into the rejected trajectory of pairs that were "
+    "judged rightly without it. As if unread are pairs whose scores did not change at all."
 )
 
 

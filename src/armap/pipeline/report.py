@@ -294,10 +294,10 @@ def _results(metrics: Metrics) -> Iterator[Element]:
 
 _RESULTS_NOTE = (
     "Success is what the environment pays for the answer, averaged over tasks; differences are in points, paired by "
-    "task. Below each estimate: its 95 % percentile bootstrap interval over tasks, 10,000 resamples. Trajectories, "
-    "calls, tokens and seconds are means per task. Sampling and oracle are read off the candidates of whole searches, "
-    "so their costs are those of drawing all candidates. Oracle is the environment's own choice among the candidates: "
-    "a ceiling, not a planner."
+    "task. Below each estimate: its 95 % percentile bootstrap interval over tasks, 10,000 resamples, or the exact "
+    "one of a success of none or all. Trajectories, calls, tokens and seconds are means per task. Sampling and "
+    "oracle are read off the candidates of whole searches, so their costs are those of drawing all candidates. "
+    "Oracle is the environment's own choice among the candidates: a ceiling, not a planner."
 )
 
 
