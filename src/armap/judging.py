@@ -108,9 +108,9 @@ class Judging:
             self._remark(model)
         if helping:
             return
-        if self.run.read_json("judge", JudgeReport) is None:
+        if model is not None or self.run.read_json("judge", JudgeReport) is None:
             await self.examine(reward_model=None)
-        elif model is None:
+        else:
             # One that is there is kept, unless it is damaged.
             load_reward_model(self.run.path / REWARD_MODEL_FOLDER, self.run.images)
 

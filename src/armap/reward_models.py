@@ -159,7 +159,7 @@ def transformer_fit(
         *,
         on_point: Callable[[TrainingPoint], None],
     ) -> SavableRewardModel:
-        _refuse_unreadable(model, [*pairs, *heldout])
+        _refuse_unreadable(model, pairs, heldout)
         # Some trackers talk; but only results go to stdout.
         with redirect_stdout(sys.stderr):
             one = TransformerFit(model, pairs, heldout, settings, seed=seed, folder=run.path, tracker=tracker)
@@ -174,15 +174,17 @@ def transformer_fit(
     return fit
 
 
-def _refuse_unreadable(model: TransformerRewardModel, pairs: Sequence[PreferencePair]) -> None:
+def _refuse_unreadable(
+    model: TransformerRewardModel, pairs: Sequence[PreferencePair], heldout: Sequence[PreferencePair]
+) -> None:
     """Read all pairs before time is spent on any.
 
     Raises:
         RewardModelError: a trajectory is longer than the network can read.
-        ConfigError: both sides of every pair are read alike.
+        ConfigError: both sides of every pair that is to be learned from are read alike.
     """
-    differ = [model.reader.read(pair.chosen).tokens != model.reader.read(pair.rejected).tokens for pair in pairs]
-    if not any(differ):
+    differ = [model.read(pair.chosen).tokens != model.read(pair.rejected).tokens for pair in [*pairs, *heldout]]
+    if not any(differ[: len(pairs)]):
         raise ConfigError(
             f"{model.name} reads both sides of every pair alike, so there is nothing to learn: what they differ in is "
             "beyond --max-tokens, or in pictures that it does not see."

@@ -1,6 +1,7 @@
 """Preference pairs out to other people's trainers, and other people's pairs in to ours."""
 
 import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -99,6 +100,18 @@ def test_an_imported_run_trains_and_reports_but_nothing_acts_in_it(tmp_path):
     assert json.loads(armap("judge-report", "--run", run, "--json").stdout)["held_out"] is True
     armap("report", "--run", run)
     assert sentence(armap("evaluate", "--run", run, code=2).stderr).startswith("Nothing was collected in")
+
+
+def test_a_reward_model_that_is_trained_again_is_examined_again(tmp_path):
+    foreign_set(tmp_path / "set.jsonl")
+    run = tmp_path / "run"
+    armap("import", tmp_path / "set.jsonl", "--run", run)
+    armap("train", "--kind", "linear", "--run", run, "--heldout-share", 0.2)
+    (run / "heldout.jsonl").unlink()
+    shutil.rmtree(run / "reward_model")
+    armap("train", "--kind", "linear", "--run", run, "--heldout-share", 0.6)
+    judged = json.loads((run / "judge.json").read_text("utf-8"))
+    assert judged["pairs"] == len((run / "heldout.jsonl").read_text("utf-8").splitlines())
 
 
 def pictured_set(file: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.evaluate import evaluate
-from armap.pipeline.intervals import bootstrap_ratio
+from armap.pipeline.intervals import bootstrap_ratio, mean, mean_rate
 from armap.pipeline.success_by_n import success_by_n
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
@@ -385,6 +385,12 @@ def test_a_bootstrap_interval_is_as_wide_as_theory_says():
     assert interval.mean == pytest.approx(0.3)
     assert interval.low == pytest.approx(0.3 - half_width, abs=0.015)
     assert interval.high == pytest.approx(0.3 + half_width, abs=0.015)
+
+
+@pytest.mark.parametrize("paid", [[1.0, -1.0, 1.0, -1.0], [3.0, 4.0, 5.0, 7.0], [-8.0, -13.0], [0.25, 0.5]])
+def test_only_of_rates_that_are_all_0_or_all_1_is_the_interval_the_exact_one(paid):
+    assert mean_rate(paid) == mean(paid)
+    assert (mean_rate([0.0] * 5).high, mean_rate([1.0] * 5).low) == pytest.approx((0.522, 0.478), abs=0.001)
 
 
 def test_resamples_that_say_nothing_are_left_out():

@@ -143,7 +143,10 @@ async def test_another_wording_that_makes_an_instruction_too_long_is_not_tried_o
             raise RewardModelError("too long")
         return is_chosen(one)
 
-    assert [probe.flipped.mean for probe in (await report_on(score)).reworded] == [0] * len(REWORDINGS)
+    some = sum(longest != pair.task.instruction for pair in PAIRS)
+    assert [(probe.text, probe.flipped.mean) for probe in (await report_on(score)).reworded] == [
+        (f"{wording} (in {some} of {len(PAIRS)} pairs)", 0) for wording in REWORDINGS
+    ]
     report = await report_on(score, PAIRS[:1])
     assert report.reworded == ()
     assert not any("wording" in row for row in rows_of(report))

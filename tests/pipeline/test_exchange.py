@@ -334,12 +334,17 @@ def test_pictures_are_seen_where_the_messages_show_them_or_at_first(tmp_path, ro
     assert ends == [*colors[1:], None, None][:2]
 
 
+def test_columns_that_say_nothing_are_as_good_as_none(tmp_path):
+    nothing = {"bytes": None, "path": None}
+    read(tmp_path, {**FINE, "tools": "[]", "chat_template_kwargs": {"enable_thinking": None}, "image": nothing})
+
+
 def test_a_picture_may_be_a_data_uri(tmp_path):
     pytest.importorskip("PIL", reason="pillow is not installed: no picture is exchanged")
     from PIL import Image
 
     Image.new("RGB", (9, 5), "red").save(file := io.BytesIO(), "PNG")
-    uri = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    uri = f"DATA:image/png;BASE64,{b64encode(file.getvalue()).decode()}"
     pairs, _ = read(
         tmp_path,
         {"prompt": [LOOK], "chosen": [YES], "rejected": [NO], "images": [uri]},

@@ -16,6 +16,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
+from armap.rewards.chat_template import chat_template  # noqa: E402
 from armap.rewards.conversation import Turn, as_trajectory  # noqa: E402
 from armap.rewards.http import HTTPRewardModel  # noqa: E402
 from armap.rewards.transformer import TransformerRewardModel  # noqa: E402
@@ -154,3 +155,14 @@ def test_a_model_that_sees_keeps_the_template_that_says_how_pictures_stand_in_a_
     TransformerRewardModel.from_backbone(backbone, seed=1).save(tmp_path / "saved")
     saved, there = (AutoTokenizer.from_pretrained(folder).chat_template for folder in (tmp_path / "saved", backbone))
     assert saved == there is not None
+
+
+def test_a_control_token_of_any_characters_stands_in_the_template(tmp_path):
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["🤖", "[UNK]", *WORDS.split()])}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(single="🤖 $A", special_tokens=[("🤖", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="🤖", unk_token="[UNK]")
+    tokenizer.chat_template = chat_template(tokenizer)
+    written = tokenizer.apply_chat_template([{"role": "system", "content": "take it."}], tokenize=False)
+    assert written.startswith("🤖")
+    assert tokenizer(written, add_special_tokens=False).input_ids[0] == 0

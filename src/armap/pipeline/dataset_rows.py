@@ -67,7 +67,7 @@ def as_pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> Preferen
     name = _text(row, "pair_id", name)
     origin = _text(row, "origin", IMPORTED)
     for column in _UNREAD:
-        if row.get(column):
+        if _says_something(row.get(column)):
             raise BadRowError(
                 f"it has `{column}`, which nothing here reads; write what matters of it into the first message, and "
                 "leave the column out"
@@ -98,6 +98,13 @@ def as_pair(row: Row, *, name: str, file: Path, images: ImageFolder) -> Preferen
         judge=_text(row, "judge", "") or None,
         margin=_margin(row),
     )
+
+
+def _says_something(value: object) -> bool:
+    """Say whether a value is more than an empty one, in a text or a struct of a Parquet file too."""
+    if isinstance(value, dict):
+        return any(part is not None for part in value.values())
+    return bool(value) and value not in ("[]", "{}", "null")
 
 
 def _is_world(turn: Turn) -> bool:
@@ -218,9 +225,9 @@ def _turns(messages: Iterable[_Message], pictures: Iterable[ImageRef]) -> list[T
 def _pictures(row: Row, file: Path, images: ImageFolder) -> list[ImageRef]:
     """Put the pictures of a row into the folder."""
     shown, alone = row.get("images") or [], row.get("image")
-    if shown and alone:
+    if shown and _says_something(alone):
         raise BadRowError("it has both `image` and `images`; leave one of the columns out")
-    if alone:
+    if _says_something(alone):
         shown = [alone]
     if not isinstance(shown, list):
         raise BadRowError("`images` should be a list")
@@ -236,7 +243,7 @@ def _picture(image: object, number: int, file: Path, images: ImageFolder) -> Ima
         if not isinstance(path, str) or "://" in path:
             raise BadRowError(f"image {number} is neither the bytes nor the path of a file")
         try:
-            stored = _from_uri(path) if path.startswith("data:") else (file.parent / path).read_bytes()
+            stored = _from_uri(path) if path[:5].lower() == "data:" else (file.parent / path).read_bytes()
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise BadRowError(f"image {number} cannot be read from {_quoted(path)} ({why})") from error
@@ -248,7 +255,7 @@ def _picture(image: object, number: int, file: Path, images: ImageFolder) -> Ima
 
 def _from_uri(uri: str) -> bytes:
     about, _, content = uri.partition(",")
-    if not about.endswith(";base64"):
+    if not about.lower().endswith(";base64"):
         raise ValueError("a data URI has to be in base64")
     return b64decode(content, validate=True)
 

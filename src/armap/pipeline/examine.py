@@ -136,7 +136,7 @@ async def _accuracy_unfinished(judge: RewardModel, pairs: Sequence[PreferencePai
 async def _reword(
     judge: RewardModel, wording: str, pairs: Sequence[PreferencePair], margins: Sequence[float]
 ) -> ProbeResult | None:
-    """Return what came of another wording of those pairs that are not too long in it; None if all are."""
+    """Return what came of another wording of those pairs that can be read in it; None if none can, for their length."""
     sides = [(reworded(pair.chosen, wording), reworded(pair.rejected, wording)) for pair in pairs]
     try:
         changed: Sequence[float | None] = await _margins(judge, sides)
@@ -145,7 +145,8 @@ async def _reword(
     read = [(*before, after) for *before, after in zip(pairs, margins, changed, strict=True) if after is not None]
     if not read:
         return None
-    return ProbeResult(text=wording, flipped=_flips(*zip(*read, strict=True)))
+    text = wording if len(read) == len(pairs) else f"{wording} (in {len(read)} of {len(pairs)} pairs)"
+    return ProbeResult(text=text, flipped=_flips(*zip(*read, strict=True)))
 
 
 async def _margin_if_read(judge: RewardModel, both: tuple[Trajectory, Trajectory]) -> float | None:

@@ -85,9 +85,11 @@ def average(values: Iterable[float]) -> float | None:
 
 
 def mean_rate(rates: Iterable[float]) -> Interval:
-    """Estimate a mean over one or more tasks of what lies between 0 and 1, such as success."""
+    """Estimate a mean over one or more tasks of what should lie between 0 and 1, such as success."""
     rates = list(rates)
-    return _with_doubt(mean(rates), len(rates))
+    found = mean(rates)
+    # An environment may pay as it likes, and a mean of 0 then say nothing of the single ones.
+    return _with_doubt(found, len(rates)) if min(rates) >= 0 and max(rates) <= 1 else found
 
 
 def mean(values: Iterable[float]) -> Interval:

@@ -60,5 +60,8 @@ def chat_template(tokenizer: Any) -> str | None:  # noqa: ANN401 - transformers 
         written = f"{before}{space}{CLOSING_QUESTION}{after}"
         if tokenizer(written, add_special_tokens=False).input_ids == read.input_ids:
             known = {"before": before + space, "after": CLOSING_QUESTION + after, "said_above": SAID_ABOVE}
-            return "".join(f"{{%- set {name} = {json.dumps(known[name])} %}}\n" for name in known) + _TEMPLATE
+            return (
+                "".join(f"{{%- set {name} = {json.dumps(known[name], ensure_ascii=False)} %}}\n" for name in known)
+                + _TEMPLATE
+            )
     return None

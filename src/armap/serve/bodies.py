@@ -250,7 +250,7 @@ def text_or_chat(body: bytes, kinds: tuple[type[TextRequest], type[ChatRequest]]
     if not isinstance(fields, dict) or ("messages" in fields) == ("input" in fields):
         raise Refusal(HTTPStatus.BAD_REQUEST, "The body must be a JSON object with either `messages` or `input`.")
     for name in UNSUPPORTED:
-        if fields.get(name) not in (None, False):
+        if fields.get(name) not in (None, False, [], {}):
             raise Refusal(HTTPStatus.BAD_REQUEST, f"`{name}` is not supported; leave it out.", param=name)
     if fields.get("add_special_tokens") not in (None, True):
         raise Refusal(
