@@ -17,14 +17,13 @@ from armap.protocols import RewardModel
 from armap.reward_models import ShowProgress, linear_fit, load_reward_model, made_from, remarks, transformer_fit
 from armap.rewards.fit_settings import CHECKPOINT_FOLDER, FitSettings
 from armap.rewards.http import HTTPRewardModel
-from armap.store import RunFolder
+from armap.store import ANY_RECORDS, RunFolder
 from armap.types import JudgeReport, PreferencePair, TrainingPoint
 
 _MOVABLE = (
     "agent.base_url", "agent.prompt_usd_per_million", "agent.completion_usd_per_million", "fit.pass_tokens",
 )  # fmt: skip
 """Settings that decide nothing of what comes of a stage."""
-_ANYTHING = ("*.jsonl",)
 _TRAINED = ("training.jsonl", "heldout.jsonl", CHECKPOINT_FOLDER, REWARD_MODEL_FOLDER)
 """What training leaves in a run folder: without any of it, a refused one is begun anew with other settings."""
 
@@ -140,7 +139,7 @@ class Judging:
         """Close whatever was opened, the connections of a reward model among it."""
         await self.opened.aclose()
 
-    def begin(self, stage: str, *, stored: Sequence[str] = _ANYTHING, **settings: JsonValue) -> None:
+    def begin(self, stage: str, *, stored: Sequence[str] = ANY_RECORDS, **settings: JsonValue) -> None:
         """Note a stage as begun with these settings, or check that it began with them; see `RunFolder.begin_stage`."""
         self.run.begin_stage(stage, {**self._made_by, **settings}, movable=_MOVABLE, stored=stored)
 

@@ -31,6 +31,8 @@ from armap.types import SCHEMA_VERSION, Budget, Completion, Record, Usage
 
 R = TypeVar("R", bound=Record)
 
+ANY_RECORDS = ("*.jsonl",)
+"""Patterns of all files of records in a run folder."""
 _RECORDED_PACKAGES = ("pydantic", "httpx", "numpy", "torch", "transformers", "peft")
 _NO_LIMITS = Budget()
 
@@ -113,7 +115,7 @@ class RunFolder:
         settings: Mapping[str, JsonValue],
         *,
         movable: Collection[str] = (),
-        stored: Collection[str] = ("*.jsonl",),
+        stored: Collection[str] = ANY_RECORDS,
     ) -> None:
         """Record the settings of a stage, or check that it goes on with those it began with.
 

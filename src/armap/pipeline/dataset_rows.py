@@ -224,11 +224,11 @@ def _turns(messages: Iterable[_Message], pictures: Iterable[ImageRef]) -> list[T
 
 def _pictures(row: Row, file: Path, images: ImageFolder) -> list[ImageRef]:
     """Put the pictures of a row into the folder."""
-    shown, alone = row.get("images") or [], row.get("image")
-    if shown and _says_something(alone):
-        raise BadRowError("it has both `image` and `images`; leave one of the columns out")
-    if _says_something(alone):
-        shown = [alone]
+    shown = row.get("images") or []
+    if _says_something(row.get("image")):
+        if shown:
+            raise BadRowError("it has both `image` and `images`; leave one of the columns out")
+        shown = [row["image"]]
     if not isinstance(shown, list):
         raise BadRowError("`images` should be a list")
     if shown and importlib.util.find_spec("PIL") is None:

@@ -159,13 +159,12 @@ async def _margin_if_read(judge: RewardModel, both: tuple[Trajectory, Trajectory
 async def _inject(
     judge: RewardModel, injection: Injection, pairs: Sequence[PreferencePair], margins: Sequence[float]
 ) -> ProbeResult:
-    right = [(pair, margin) for pair, margin in zip(pairs, margins, strict=True) if margin > 0]
-    sides = [(pair.chosen, injected(pair.rejected, injection)) for pair, _ in right]
-    changed = await _margins(judge, sides)
-    before = [margin for _, margin in right]
+    right = [pair for pair, margin in zip(pairs, margins, strict=True) if margin > 0]
+    before = [margin for margin in margins if margin > 0]
+    changed = await _margins(judge, [(pair.chosen, injected(pair.rejected, injection)) for pair in right])
     return ProbeResult(
         text=injection.name,
-        flipped=_flips([pair for pair, _ in right], before, changed),
+        flipped=_flips(right, before, changed),
         unmoved=fmean(math.isclose(one, other, abs_tol=_UNMOVED) for one, other in zip(before, changed, strict=True)),
     )
 

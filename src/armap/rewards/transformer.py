@@ -213,7 +213,7 @@ class TransformerRewardModel:
             RewardModelError: a trajectory is longer than the network can read.
         """
         tasks = [_task(trajectory) for trajectory in trajectories]
-        return self._merged([self.reader.read(trajectory) for trajectory in trajectories], tasks)
+        return self._merged([self.read(trajectory) for trajectory in trajectories], tasks)
 
     def forward(self, trees: Sequence[TrajectoryTree]) -> list[torch.Tensor]:
         """Return for each tree the scores of its sequences, in order; gradients flow where they are enabled."""
