@@ -38,7 +38,7 @@ _ADVICE = {
     # Whoever is refused for one of these is refused whatever is asked.
     401: "; put the server's token into ARMAP_SERVE_TOKEN",
     403: "; put the server's token into ARMAP_SERVE_TOKEN",
-    404: "; name the server's root, such as http://localhost:8025, without a path of its own",
+    404: "; name the server's root, such as http://localhost:8025, without a path of its own, and a model that it has",
 }
 
 
