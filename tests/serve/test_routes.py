@@ -204,7 +204,7 @@ def test_what_is_wrong_in_a_request_is_named_where_it_is(client, body, said):
     assert error(client.post("/classify", json=body)) == said
 
 
-@pytest.mark.parametrize("name", ["tool_calls", "function_call", "reasoning_content", "reasoning"])
+@pytest.mark.parametrize("name", ["tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("content", ["", None])
 def test_what_a_message_says_beside_its_content_is_refused_rather_than_overlooked(client, name, content):
     body = chat("say=1", content, "end")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from armap.errors import ConfigError
 from armap.images import ImageFolder, as_png
-from armap.rewards.conversation import Turn, as_trajectory, with_reasoning
+from armap.rewards.conversation import REASONING_FIELDS, Turn, as_trajectory, with_reasoning
 from armap.types import DiscardedPair, ImageRef, PreferencePair, Trajectory
 
 IMPORTED = "imported"
@@ -25,8 +25,6 @@ IMPORTED = "imported"
 
 _UNREAD = ("tools", "chat_template_kwargs")
 """Columns from which TRL writes more into a conversation than its messages say."""
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Where a message has what the assistant reasoned, in the words of servers and of chat templates."""
 _IMAGE_PX = 2**26
 """Most pixels of a picture that is taken in."""
 _QUOTED_CHARS = 80
@@ -182,7 +180,7 @@ def _read_message(message: object, where: str) -> _Message:
     if message.get("tool_calls"):
         raise BadRowError(f"{where} calls tools in a field of its own; write the calls into its content")
     read = _Message(message["role"], (content,) if isinstance(content, str) else _parts(content, where))
-    reasoning = next((message[name] for name in _REASONING if message.get(name)), None)
+    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
     if reasoning is None:
         return read
     if not isinstance(reasoning, str) or read.role != "assistant":

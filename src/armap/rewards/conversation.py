@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from armap.types import Action, ImageRef, Observation, Step, Task, Trajectory
 
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Where a message has what the assistant reasoned beside its content, in the words of servers and of chat templates."""
+
 _THOUGHT, _ACTION = "Thought: ", "Action: "
 # A thought may begin with anything, a line that looks like an action included.
 _SAID = re.compile(f"(?:{_THOUGHT}(?P<thought>.+?)\n|{_THOUGHT}\n)?{_ACTION}(?P<action>.*)", re.DOTALL)

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import from_json
 
 from armap import __version__
+from armap.rewards.conversation import REASONING_FIELDS
 from armap.rewards.http import SHORTENED, UNREAD_PICTURES, WITHOUT_STEPS
 
 UNSUPPORTED = (
@@ -31,7 +32,7 @@ UNSUPPORTED = (
     "truncation_side",
 )
 """Fields that vLLM heeds or refuses and that would change a score; they are refused rather than overlooked."""
-_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning")
+_BESIDE_CONTENT = ("tool_calls", "function_call", *REASONING_FIELDS)
 """Fields of a message that tell what was done or thought, where only its content is read."""
 
 _HEADERS = {
