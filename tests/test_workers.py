@@ -101,6 +101,10 @@ def test_what_an_environment_raises_is_an_error_of_the_environment_wherever_it_r
         host.reset(task())
         with pytest.raises(EnvError, match=r"raised ValueError: first line \(.*unruly\.py:\d+\)"):
             host.step("err")
+    with closing(make()) as host:
+        host.reset(task())
+        with pytest.raises(EnvError, match=r"raised SystemExit: 4 \(.*unruly\.py:\d+\)"):
+            host.step("exit")
     with closing(make()) as host, pytest.raises(EnvError, match=r"^stuck in the swamp$"):
         host.reset(task(do="break down"))
 

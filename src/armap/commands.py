@@ -387,6 +387,7 @@ def _draw_more(tasks: list[Task], count: int, seed: int, purpose: str) -> list[T
 
 def _check_count(tasks: list[Task], count: int, purpose: str) -> None:
     if not tasks:
-        raise ConfigError(f"There are no {purpose} tasks; what is kept for evaluation is not trained on.")
+        kept = "; what is kept for evaluation is not trained on" if purpose == "training" else ""
+        raise ConfigError(f"There are no {purpose} tasks{kept}.")
     if not 1 <= count <= len(tasks):
         raise ConfigError(f"There are {len(tasks)} {purpose} tasks; ask for 1 to that many, not {count}.")

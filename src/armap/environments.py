@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from armap.browser import find_browser
 from armap.envs import game24, toy
 from armap.envs.own import import_environment
-from armap.errors import ConfigError, raised_at
+from armap.errors import RAISED_BY_MISTAKE, ConfigError, told_of
 from armap.images import ImageFolder
 from armap.protocols import Environment
 from armap.types import Task, Trajectory
@@ -218,12 +218,16 @@ def _own(name: str, wanted: Wanted) -> EnvironmentEntry:
 
     def tasks(split: str) -> list[Task]:
         try:
-            return list(own.tasks(split))
-        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, OSError) as error:
-            frame = raised_at(error, ours=Path(__file__).parent)
-            where = f" in {frame.filename}, line {frame.lineno}" if frame else ""
-            said = " ".join(str(error).split())
-            raise ConfigError(f"{name}.tasks({split!r}) raised {type(error).__name__}{where}: {said}") from error
+            found = list(own.tasks(split))
+        except RAISED_BY_MISTAKE as error:
+            raise ConfigError(told_of(f"{name}.tasks({split!r})", error, ours=Path(__file__).parent)) from error
+        for task in found:
+            if not isinstance(task, Task):
+                raise ConfigError(
+                    f"{name}.tasks({split!r}) must return objects of armap.types.Task; one is of type "
+                    f"{type(task).__name__}."
+                )
+        return found
 
     def parse_task(text: str) -> Task:
         for split in ("test", "train"):

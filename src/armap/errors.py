@@ -105,3 +105,25 @@ def raised_at(error: BaseException, *, ours: Path) -> traceback.FrameSummary | N
     installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
     own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))] or frames
     return own[-1] if own else None
+
+
+RAISED_BY_MISTAKE = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    NameError,
+    ImportError,
+    RuntimeError,
+    OSError,
+)
+"""What the code of a user raises by mistake."""
+
+
+def told_of(call: str, error: Exception, *, ours: Path) -> str:
+    """Return in one sentence what a call of the user's code raised, and where; `ours` is as for `raised_at`."""
+    frame = raised_at(error, ours=ours)
+    where = f" in {frame.filename}, line {frame.lineno}" if frame else ""
+    return f"{call} raised {type(error).__name__}{where}: {' '.join(str(error).split())}"

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import gymnasium
-
 from armap.environments import environment_entry
 from armap.envs.gymnasium import ToGymnasium
+
+import gymnasium  # isort: skip - after the module that says how it is installed
 
 IDS = {
     "armap/Game24-v0": "game24",

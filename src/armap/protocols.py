@@ -57,6 +57,10 @@ class LLM(Protocol):
         ...
 
 
+METRIC_NAME = r"[A-Za-z_][A-Za-z0-9_.]*"
+"""What a metric is called, but for `score` and `steps`, which mean the reward model's and the number of actions."""
+
+
 class StepResult(NamedTuple):
     """What an environment answers to an action."""
 
@@ -69,7 +73,7 @@ class StepResult(NamedTuple):
     truncated: bool
     """A limit was reached."""
     metrics: Mapping[str, float] = MappingProxyType({})
-    """Named quantities to report, such as a price."""
+    """Named quantities to report, such as a price; an objective can name those whose name is `METRIC_NAME`."""
 
 
 class Environment(Protocol):

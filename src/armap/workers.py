@@ -121,7 +121,8 @@ class _Ours:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and (ours := _as_ours(error)) is not error:
+        # Whoever calls exit() means the episode, not the command.
+        if isinstance(error, Exception | SystemExit) and (ours := _as_ours(error)) is not error:
             raise ours from error
 
 

@@ -138,6 +138,76 @@ def test_a_slip_in_the_tasks_of_an_environment_of_ones_own_is_one_sentence_with_
     assert re.search(r"Where: +\S*slip\.py:7\n +Repair:", checked)
 
 
+ODD = """
+from armap.protocols import StepResult
+from armap.types import Observation, Task
+
+
+class Odd:
+    inline = True
+
+    @staticmethod
+    def tasks(split):
+        return [Task(id=f"{split} {i}", env="odd", instruction=f"Do {i} {split}.") for i in range(3)]
+
+    def reset(self, task):
+        return Observation(text="Go.", actions=("a", "b"))
+
+    def step(self, action):
+        return StepResult(Observation(text=action), 0.0, True, False)
+
+    def close(self):
+        pass
+
+    def hindsight_task(self, trajectory):
+        return {}[trajectory.actions[0]]
+
+
+class Dicts(Odd):
+    @staticmethod
+    def tasks(split):
+        return [{"id": "x"}]
+
+
+class NoRules(Odd):
+    rules = None
+
+
+class NoTests(Odd):
+    @staticmethod
+    def tasks(split):
+        return Odd.tasks(split) if split == "train" else []
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Dicts", r"odd:Dicts.tasks('test') must return objects of armap.types.Task; one is of type dict."),
+        ("NoRules", "odd:NoRules.rules must be a text, and is of type NoneType; or leave it out."),
+    ],
+)
+def test_an_odd_environment_of_ones_own_is_refused_in_one_sentence(name, said, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD, "utf-8")
+    done = armap(
+        "collect", "--env", f"odd:{name}", "--model", "scripted", "--run", tmp_path / "run", cwd=tmp_path, code=2
+    )
+    assert sentence(done.stderr) == said
+
+
+def test_a_slip_in_what_was_achieved_ends_the_command_in_one_sentence_and_can_be_mended(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD, "utf-8")
+    run = tmp_path / "run"
+    armap("collect", "--env", "odd:Odd", "--model", "scripted", "--run", run, cwd=tmp_path)
+    done = armap("synthesize", "--run", run, cwd=tmp_path, code=2)
+    assert re.search(
+        r"^hindsight_task\(\) of trajectory .* raised KeyError in \S*odd\.py, line \d+: '[ab]'", sentence(done.stderr)
+    )
+    achieved = 'Task(id=trajectory.actions[0], env="odd", instruction=f"Do {trajectory.actions[0]}.")'
+    (tmp_path / "odd.py").write_text(ODD.replace("{}[trajectory.actions[0]]", achieved), "utf-8")
+    assert "Pairs made: 2" in armap("synthesize", "--run", run, cwd=tmp_path).stdout
+
+
 def test_where_the_shop_s_own_data_are_to_be_had_is_explained():
     assert "items_shuffle_1000.json" in armap("data", "webshop").stdout
 

@@ -120,6 +120,11 @@ class ReportsWords(Stairs):
         return super().step(action)._replace(metrics={"price": "3 dollars"})
 
 
+class ReportsTheUnnameable(Stairs):
+    def step(self, action):
+        return super().step(action)._replace(metrics={"fuel-used": 3.0})
+
+
 class ReturnsATuple(Stairs):
     def step(self, action):
         return tuple(super().step(action))

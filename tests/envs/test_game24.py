@@ -147,6 +147,11 @@ def test_a_config_that_is_no_puzzle_is_refused_by_name(config):
         Game24().reset(Task(id="odd", env="game24", instruction="", config=config))
 
 
+def test_a_target_is_the_same_task_however_it_is_written():
+    assert game24.parse_task("4 5 6 10 -> 48/2") == game24.parse_task("10 6 5 4")
+    assert game24.parse_task("4 4 -> -0").id == "4 4 -> 0"
+
+
 def test_hindsight_tasks_are_equal_exactly_when_the_same_number_was_made():
     environment = Game24()
     (task,) = game24.tasks(22, 22, split="test")

@@ -112,8 +112,59 @@ def test_chosen_entries_of_info_are_the_metrics():
     assert environment.step("1").metrics.keys() == {"prob"}
 
 
+class Tank(gymnasium.Env):
+    """Burns ten units of fuel with each action, and lists what is legal as it is told to."""
+
+    action_space = gymnasium.spaces.Discrete(3, start=5)
+    observation_space = gymnasium.spaces.Text(20)
+    legal = ()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.fuel = 0.0
+        return "full", self.told()
+
+    def step(self, action):
+        self.fuel += 10.0
+        return f"{self.fuel:.0f} burnt", 0.0, False, False, self.told()
+
+    def told(self):
+        return {"fuel": self.fuel, **({"legal_actions": self.legal} if self.legal else {})}
+
+
+class Listing(Tank):
+    def __init__(self, legal):
+        self.legal = legal
+
+
+def test_an_illegal_action_leaves_the_metrics_as_they_are():
+    tank = CopyingGymnasium(Tank, metrics=("fuel",), step_limit=3)
+    tank.reset(GRID_TASKS[0])
+    assert tank.step("no action").metrics == {}
+    tank.step("5")
+    saved = tank.snapshot()
+    last = tank.step("no action")
+    assert (last.truncated, last.metrics) == (True, {"fuel": 10.0})
+    tank.reset(GRID_TASKS[0])
+    tank.restore(saved)
+    assert tank.step("no action") == last
+
+
+def test_legal_actions_may_be_told_by_their_numbers():
+    tank = FromGymnasium(partial(Listing, [5, np.int64(7)]), actions=("left", "stay", "right"))
+    assert tank.reset(GRID_TASKS[0]).actions == ("left", "right")
+    assert tank.step("right").observation.text == "10 burnt"
+    for odd in ("up", 8, 1.5):
+        with pytest.raises(EnvError, match="which is no action"):
+            FromGymnasium(partial(Listing, [odd])).reset(GRID_TASKS[0])
+
+
 def test_an_environment_whose_actions_are_no_texts_is_refused_in_one_sentence():
-    for make, told in ((partial(gymnasium.make, "Pendulum-v1"), "ActionWrapper"), ("Nowhere-v0", "Nowhere")):
+    for make, told in (
+        (partial(gymnasium.make, "Pendulum-v1"), "ActionWrapper"),
+        ("Nowhere-v0", "Nowhere"),
+        ("nowhere.at_all:Foo-v0", "nowhere"),
+    ):
         with pytest.raises(ConfigError, match=told):
             FromGymnasium(make)
     with pytest.raises(ConfigError, match="4 actions"):

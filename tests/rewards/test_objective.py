@@ -16,7 +16,7 @@ OBJECTIVES = st.builds(
         score_weight=score, terms=tuple(Term(metric=name, weight=weight) for name, weight in terms.items())
     ),
     WEIGHTS,
-    st.dictionaries(st.sampled_from(["steps", "price", "cost_usd", "x2"]), WEIGHTS),
+    st.dictionaries(st.sampled_from(["steps", "price", "cost_usd", "x2", "Fuel", "TimeLimit.truncated"]), WEIGHTS),
 )
 (TRAJECTORY,) = toy_trajectories(1, 0)
 SOLD = TRAJECTORY.model_copy(update={"metrics": {"price": 30.0, "steps": 99.0}})
@@ -57,7 +57,7 @@ def test_a_value_is_the_score_and_the_weighted_metrics_and_steps_are_counted_not
     "text",
     ["", " ", "score score", "score +", "score - - steps", "score*2", "2 steps", "score - steps/0",
      "score - steps - steps", "__import__('os')", "score ** 2", "(score)", "score - 1e3*steps", "score; steps",
-     "Score", "score\n- é"],
+     "score - é"],
 )  # fmt: skip
 def test_what_is_no_objective_is_refused_in_one_sentence_with_an_example(text):
     with pytest.raises(ConfigError, match=r"The objective .*; write for example: score - 0\.5\*steps - price/50\.$"):

@@ -323,7 +323,8 @@ def parse_task(text: str, *, split: str = "test") -> Task:
         raise ConfigError(f"{text!r} is no Game of 24 puzzle; write two to six whole numbers, such as: 4 5 6 10")
     if not _NUMBER.fullmatch(target):
         raise ConfigError(f"{target!r} is no target; write a number, such as: 4 5 6 10 -> 24")
-    return task_of(tuple(map(int, parts)), target, split=split)
+    # 48/2 asks for the same as 24.
+    return task_of(tuple(map(int, parts)), str(Fraction(target)), split=split)
 
 
 def task_of(numbers: Sequence[int], target: str = "24", *, split: str) -> Task:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from armap.errors import ConfigError, EnvError
+from armap.errors import ConfigError, EnvError, first_line
 from armap.images import ImageFolder
 from armap.protocols import Environment, StepResult
 from armap.types import ImageRef, Observation, Task
@@ -38,7 +38,8 @@ class FromGymnasium:
 
     A task is started with `reset(seed=task.seed, options=task.config)`. Actions are texts where the action space is
     `Text`, and otherwise names for the numbers of a `Discrete` one. What is legal is told by the names, less those that
-    `info["action_mask"]` rules out, or by `info["legal_actions"]`. An illegal action is not passed on but costs a step.
+    `info["action_mask"]` rules out, or by `info["legal_actions"]`, names or numbers. An illegal action is not passed on
+    but costs a step.
 
     Args:
         make: the id of a registered environment, or what makes one.
@@ -72,8 +73,8 @@ class FromGymnasium:
         try:
             # Its checker warns developers of environments, who are not here.
             self._env = gymnasium.make(make, disable_env_checker=True) if isinstance(make, str) else make()
-        except gymnasium.error.Error as error:
-            raise ConfigError(f"Gymnasium makes no environment {make!r}: {error}") from error
+        except (gymnasium.error.Error, ModuleNotFoundError) as error:
+            raise ConfigError(f"Gymnasium makes no environment {make!r}: {first_line(error)}") from error
         self._names = _action_names(self._env.action_space, actions)
         self._describe = describe or _texts_of
         self._metrics = tuple(metrics)
@@ -82,6 +83,7 @@ class FromGymnasium:
         self._step_limit = step_limit
         self._steps_left = 0
         self._seen = Observation(text="")
+        self._reported: dict[str, float] = {}
 
     def reset(self, task: Task) -> Observation:
         """Start an episode.
@@ -94,6 +96,7 @@ class FromGymnasium:
         except (gymnasium.error.Error, KeyError) as error:
             raise EnvError(f"task {task.id!r} cannot be started: {type(error).__name__}: {error}") from error
         self._steps_left = self._step_limit
+        self._reported = {}
         self._seen = self._observe(observation, info)
         return self._seen
 
@@ -112,7 +115,7 @@ class FromGymnasium:
             text = f"Illegal action: {hint}.\n{self._seen.text}"
             actions = self._seen.actions if self._steps_left else None
             refusal = self._seen.model_copy(update={"text": text, "actions": actions})
-            return StepResult(refusal, 0.0, terminated=False, truncated=not self._steps_left)
+            return StepResult(refusal, 0.0, False, not self._steps_left, self._reported)
         try:
             observation, reward, terminated, truncated, info = self._env.step(passed_on)
         except gymnasium.error.Error as error:
@@ -120,9 +123,9 @@ class FromGymnasium:
         if terminated or truncated:
             self._steps_left = 0
         self._seen = self._observe(observation, info)
-        metrics = {name: float(info[name]) for name in self._metrics if name in info}
+        self._reported = {name: float(info[name]) for name in self._metrics if name in info}
         limited = not self._steps_left and not terminated
-        return StepResult(self._seen, float(reward), bool(terminated), limited, metrics)
+        return StepResult(self._seen, float(reward), bool(terminated), limited, self._reported)
 
     def close(self) -> None:
         """Close it."""
@@ -141,11 +144,23 @@ class FromGymnasium:
     def _observe(self, observation: object, info: Mapping[str, Any]) -> Observation:
         listed = self._names
         if "legal_actions" in info:
-            listed = tuple(info["legal_actions"])
+            listed = tuple(map(self._name_of, info["legal_actions"]))
         elif "action_mask" in info:
             listed = tuple(name for name, legal in zip(self._names, info["action_mask"], strict=True) if legal)
         actions = listed if listed and self._steps_left else None
         return Observation(text=self._describe(observation, info), actions=actions, image=self._picture(observation))
+
+    def _name_of(self, listed: object) -> str:
+        """Return the name of an action that `info` lists, which may be its number in the action space."""
+        space = self._env.action_space
+        if isinstance(space, spaces.Discrete):
+            if isinstance(listed, int | np.integer) and space.contains(listed):
+                return self._names[int(listed) - int(space.start)]
+            if listed not in self._names:
+                raise EnvError(
+                    f"info['legal_actions'] lists {listed!r}, which is no action; the actions are {self._names}"
+                )
+        return str(listed)
 
     def _picture(self, observation: object) -> ImageRef | None:
         if self._images is None:
@@ -164,12 +179,12 @@ class CopyingGymnasium(FromGymnasium):
 
     def snapshot(self) -> object:
         """Return a copy of everything."""
-        return copy.deepcopy((self._env, self._seen, self._steps_left))
+        return copy.deepcopy((self._env, self._seen, self._reported, self._steps_left))
 
     def restore(self, snapshot: object) -> None:
         """Go on from a copy of the copy."""
         assert isinstance(snapshot, tuple)
-        self._env, self._seen, self._steps_left = copy.deepcopy(snapshot)
+        self._env, self._seen, self._reported, self._steps_left = copy.deepcopy(snapshot)
 
 
 def _action_names(space: spaces.Space[Any], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -87,10 +87,17 @@ def import_environment(name: str) -> OwnEnvironment:
     return OwnEnvironment(
         make=made,
         tasks=made.tasks,
-        rules=getattr(found, "rules", load_prompt("act_own")),
+        rules=_rules(name, found),
         examples=tuple(getattr(found, "examples", ())),
         inline=bool(getattr(found, "inline", False)),
     )
+
+
+def _rules(name: str, made: type) -> str:
+    rules = getattr(made, "rules", load_prompt("act_own"))
+    if not isinstance(rules, str):
+        raise ConfigError(f"{name}.rules must be a text, and is of type {type(rules).__name__}; or leave it out.")
+    return rules
 
 
 def _required(made: type) -> list[inspect.Parameter]:

@@ -179,7 +179,7 @@ def _share(interval: Interval | None) -> str:
 def _difference(interval: Interval | None) -> str:
     if interval is None:
         return _NONE
-    return f"{100 * interval.mean:+.1f}\n{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    return f"{100 * interval.mean:+z.1f}\n{100 * interval.low:+z.1f} to {100 * interval.high:+z.1f}"
 
 
 def _percent(value: float | None) -> str:

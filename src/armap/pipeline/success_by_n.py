@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import comb
 from statistics import NormalDist, fmean
@@ -18,7 +18,7 @@ def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
     Of N candidates ordered from best to worst, the one of rank k is the best of a random subset of n exactly if it
     is drawn and the other n - 1 come from the N - k behind it, which has probability C(N-k, n-1) / C(N, n). Success
     is the mean of the rewards with these weights. Best-of-N orders by score, the first drawn of equals before the
-    others and failed ones last; oracle orders by what the environment pays.
+    others, and never answers with one without a score, which counts as 0; oracle orders by what the environment pays.
 
     Args:
         results: searches of `best_of_n`. One without candidates counts as 0 at every n.
@@ -32,16 +32,16 @@ def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
     sampling = [mean_reward(candidates) for candidates in drawn]
     by_score = [sorted(candidates, key=_planner_order) for candidates in drawn]
     by_pay = [sorted(candidates, key=_oracle_order) for candidates in drawn]
-    with_all = _expected_first(by_score, most)
+    with_all = _expected_first(by_score, most, _paid_if_scored)
     points = []
     for n in sorted({n for n in (1, 2, 3, 5, *range(10, most, 10), most) if 1 <= n <= most}):
-        chosen = _expected_first(by_score, n)
+        chosen = _expected_first(by_score, n, _paid_if_scored)
         points.append(
             SuccessAtN(
                 n=n,
                 sampling=fmean(sampling),
                 best_of_n=fmean(chosen),
-                oracle=fmean(_expected_first(by_pay, n)),
+                oracle=fmean(_expected_first(by_pay, n, paid)),
                 more_gain=mean(more - fewer for more, fewer in zip(with_all, chosen, strict=True)),
             )
         )
@@ -66,16 +66,20 @@ def search_verdict(points: Sequence[SuccessAtN]) -> str:
     return "more candidates never hurt"
 
 
-def _expected_first(by_task: Sequence[Sequence[Candidate]], n: int) -> list[float]:
+def _expected_first(by_task: Sequence[Sequence[Candidate]], n: int, pay: Callable[[Candidate], float]) -> list[float]:
     """Return, by task, the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
-    return [_first_of(ranked, min(n, len(ranked))) for ranked in by_task]
+    return [_first_of(ranked, min(n, len(ranked)), pay) for ranked in by_task]
 
 
-def _first_of(ranked: Sequence[Candidate], n: int) -> float:
+def _first_of(ranked: Sequence[Candidate], n: int, pay: Callable[[Candidate], float]) -> float:
     return sum(
-        paid(candidate) * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n))
+        pay(candidate) * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n))
         for rank, candidate in enumerate(ranked, 1)
     )
+
+
+def _paid_if_scored(candidate: Candidate) -> float:
+    return 0.0 if candidate.score is None else paid(candidate)
 
 
 def _planner_order(candidate: Candidate) -> tuple[bool, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from armap.errors import RAISED_BY_MISTAKE, ConfigError, told_of
 from armap.prompts import load_prompt
 from armap.protocols import LLM, HindsightWriter
 from armap.seeds import stable_hash
@@ -62,12 +64,24 @@ class EnvironmentWriter:
         self._environment = environment
 
     async def rewrite(self, trajectory: Trajectory) -> Written:
-        """Return the environment's hindsight task."""
-        return Written(self._environment.hindsight_task(trajectory))
+        """Return the environment's hindsight task.
+
+        Raises:
+            ConfigError: the environment raised something. What it says of a trajectory never changes, so that there
+                is nothing to try again, and a pair that is discarded would be for good.
+        """
+        return Written(self._hindsight(trajectory))
 
     def same_outcome(self, a: Trajectory, b: Trajectory) -> bool:
         """Compare hindsight tasks."""
-        return self._environment.hindsight_task(a) == self._environment.hindsight_task(b)
+        return self._hindsight(a) == self._hindsight(b)
+
+    def _hindsight(self, trajectory: Trajectory) -> Task | None:
+        try:
+            return self._environment.hindsight_task(trajectory)
+        except RAISED_BY_MISTAKE as error:
+            call = f"hindsight_task() of trajectory {trajectory.id!r}"
+            raise ConfigError(told_of(call, error, ours=Path(__file__).parent)) from error
 
 
 class LLMWriter:

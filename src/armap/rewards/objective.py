@@ -18,14 +18,14 @@ import numpy as np
 from pydantic import Field
 
 from armap.errors import ConfigError, RewardModelError
-from armap.protocols import RewardModel
+from armap.protocols import METRIC_NAME, RewardModel
 from armap.types import Record, Trajectory
 
 STEPS = "steps"
 """Name of the one metric every trajectory has: how many actions it took."""
 
 _TERM = re.compile(
-    r"\s*(?P<sign>[+-])?\s*(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?(?P<name>[a-z_][a-z0-9_]*)"
+    rf"\s*(?P<sign>[+-])?\s*(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?(?P<name>{METRIC_NAME})"
     r"(?:\s*/\s*(?P<unit>\d+(?:\.\d*)?|\.\d+))?\s*"
 )
 _EXAMPLE = "write for example: score - 0.5*steps - price/50"

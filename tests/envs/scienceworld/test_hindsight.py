@@ -18,7 +18,14 @@ from armap.envs.scienceworld.hindsight import deeds, instruction
             ("move the dove to the red box",),
         ),
         (["You move the dove to the red box.", "You move the dove to the inventory."], ()),
-        (["You pour the contents of the wood cup into the jug."], ("move the wood cup to the jug",)),
+        (
+            ["You pour the contents of the wood cup into the jug."],
+            ("pour the contents of the wood cup into the jug",),
+        ),
+        (
+            ["You move the cup to the sink.", "You pour the contents of the cup into the metal pot."],
+            ("move the cup to the sink", "pour the contents of the cup into the metal pot"),
+        ),
     ],
 )
 def test_deeds_are_what_was_focused_on_and_where_things_were_left(answers, done):

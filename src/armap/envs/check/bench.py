@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from armap.errors import ConfigError, EnvError, raised_at
-from armap.protocols import ComparesObservations, Environment, HindsightWriter, Snapshots, StepResult
+from armap.protocols import (
+    METRIC_NAME,
+    ComparesObservations,
+    Environment,
+    HindsightWriter,
+    Snapshots,
+    StepResult,
+)
 from armap.types import Observation, Record, Task, Trajectory
 
 T = TypeVar("T")
@@ -249,6 +257,13 @@ class Watched(Log):
             came=f"it is {type(result.metrics).__name__}",
             repair="return metrics={'price': 3.0}, or leave it out",
         )
+        for name in result.metrics:
+            self.require(
+                isinstance(name, str) and bool(re.fullmatch(METRIC_NAME, name)) and name not in ("score", "steps"),
+                expected="an objective can name every metric",
+                came=f"one is called {shown(name)}",
+                repair="call it by letters, digits and underscores, such as fuel_used; score and steps have a meaning",
+            )
         for name, value in (("env_reward", result.env_reward), *result.metrics.items()):
             self.require(
                 isinstance(value, int | float) and math.isfinite(value),

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 
 _FOCUSED = re.compile(r"You focus on the (.+)\.")
-_MOVED = re.compile(r"You (?:move the|pour the contents of the) (.+) (?:to|into) the (.+)\.")
+_MOVED = re.compile(r"You move the (.+) to the (.+)\.")
+_POURED = re.compile(r"You pour the contents of the (.+) into the (.+)\.")
 _HELD = "inventory"
 _AND = ", and then "
 
 
 def deeds(answers: Iterable[str]) -> tuple[str, ...]:
-    """Return what was done that a task could ask for, in order: what was focused on, and where things were put.
+    """Return what was done that a task could ask for, in order: focused on, poured, or put somewhere.
 
     What is done again counts when it is done last, and a thing is where it was put last, if it is not held.
 
@@ -29,6 +30,9 @@ def deeds(answers: Iterable[str]) -> tuple[str, ...]:
             done.pop(key := f"place {moved[1]}", None)
             if moved[2] != _HELD:
                 done[key] = f"move the {moved[1]} to the {moved[2]}"
+        elif poured := _POURED.fullmatch(text):
+            done.pop(key := f"pour {poured[1]} {poured[2]}", None)
+            done[key] = f"pour the contents of the {poured[1]} into the {poured[2]}"
     return tuple(done.values())
 
 
