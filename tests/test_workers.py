@@ -169,9 +169,12 @@ def test_what_an_environment_cannot_be_made_without_is_asked_for_in_its_own_sent
         host.reset(task())
 
 
-def test_a_bug_in_making_an_environment_is_told_with_its_place():
-    with closing(worker(Faulty)) as host, pytest.raises(EnvError, match=r"KeyError: 'settings' \(.*unruly\.py:\d+\)$"):
+def test_a_bug_in_making_an_environment_is_no_task_s_fault_and_told_with_its_place():
+    told = r"making the environment raised KeyError in .*unruly\.py, line \d+: 'settings'$"
+    with closing(worker(Faulty)) as host, pytest.raises(ConfigError, match=told):
         host.reset(task())
+    with pytest.raises(ConfigError, match=told):
+        Inline(Faulty)
 
 
 def test_an_answer_that_is_no_observation_is_refused():

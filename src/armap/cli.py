@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from armap import __version__, weights
-from armap.agent_settings import AgentSettings, agent_of
+from armap.agent_settings import SCRIPTED, AgentSettings, agent_of
 from armap.commands import UNTRAINED, Workshop, judging_of
 from armap.doctor import examine
 from armap.environments import ENVIRONMENTS, WEBSHOP_DATA, Wanted, environment_entry, open_catalogue, require_shop_extra
@@ -43,6 +43,7 @@ from armap.pipeline.tradeoff import sweep_table
 from armap.pipeline.train import REWARD_MODEL_FOLDER
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
+from armap.protocols import MAX_STEPS
 from armap.reward_models import SERVE_TOKEN, is_address, load_reward_model
 from armap.rewards.fit_settings import PRESETS, FitSettings
 from armap.rewards.objective import Objective
@@ -132,6 +133,12 @@ def _setting(name: str, words: str, *flags: str, min: float | None = None, max: 
 def _place(text: str) -> str:
     """Return an address or a name as it is, and a folder as it is found from anywhere."""
     return text if is_address(text) or text in UNTRAINED else str(Path(text).resolve())
+
+
+def _model(name: str, base_url: str | None) -> str:
+    """Return a model's file or folder as it is found from anywhere, and any other name as it is."""
+    is_place = base_url is None and name not in (weights.EMBEDDED, SCRIPTED) and Path(name).exists()
+    return str(Path(name).resolve()) if is_place else name
 
 
 RewardModelPlace = Annotated[
@@ -224,7 +231,11 @@ def demo(
     usual = _DEMOS[env]
     with _options():
         agent = AgentSettings(
-            env=env, model=model, base_url=base_url, evaluation=evaluation or usual.evaluation, seed=seed
+            env=env,
+            model=_model(model, base_url),
+            base_url=base_url,
+            evaluation=evaluation or usual.evaluation,
+            seed=seed,
         )
     with _open(run, agent, Budget(), concurrency) as (shop, do):
         shop.require_evaluation_tasks(tasks or usual.tasks)
@@ -282,7 +293,7 @@ def collect(
     with _options():
         agent = AgentSettings(
             env=env,
-            model=model,
+            model=_model(model, base_url),
             base_url=base_url,
             prompt_usd_per_million=prompt_price,
             completion_usd_per_million=completion_price,
@@ -705,7 +716,9 @@ def report(run: Run, as_json: Json = False) -> None:
 def check_env(
     name: Annotated[str, typer.Argument(metavar="MODULE:CLASS", help="The environment, such as own_environment:Jugs.")],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play and to repeat.")] = 5,
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps after which an episode should have ended.")] = 1000,
+    max_steps: Annotated[
+        int, typer.Option(min=1, max=MAX_STEPS, help="Steps after which an episode should have ended.")
+    ] = MAX_STEPS,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one call may take.")] = 60.0,
     seed: Seed = 0,
     as_json: Json = False,

@@ -26,7 +26,7 @@ from armap.pipeline.train import CALIBRATION_FILE, REWARD_MODEL_FOLDER
 from armap.pipeline.verdicts import PairJudge
 from armap.pipeline.writers import EnvironmentWriter, InstructionWriter, LLMWriter, begun_as
 from armap.policy import PromptedPolicy
-from armap.protocols import LLM, HindsightWriter, RewardModel
+from armap.protocols import LLM, Environment, HindsightWriter, RewardModel
 from armap.reward_models import is_address
 from armap.rewards.calibration import Calibrated
 from armap.rewards.chance import ChanceRewardModel
@@ -44,6 +44,7 @@ from armap.types import (
     Trajectory,
 )
 from armap.weights import EMBEDDED, locate, require_local_extra
+from armap.workers import Inline
 from armap.world import LiveWorld
 
 _USUAL_TASKS = 40
@@ -81,10 +82,8 @@ class Workshop(Judging):
         self.entry = entry
         self.ledger = Ledger(run, budget)
         self._concurrency = concurrency
-        self._environment = self.entry.make()
         self._world = LiveWorld(self.entry.make, build=self.entry.build, workers=not self.entry.inline)
         self._llm: LLM | None = None
-        self.opened.callback(self._environment.close)
         self.opened.callback(self._world.close)
 
     def require_evaluation_tasks(self, count: int) -> None:
@@ -138,8 +137,8 @@ class Workshop(Judging):
             judge: `model`, or `none`.
         """
         chosen: InstructionWriter
-        if writer != "model" and isinstance(self._environment, HindsightWriter):
-            chosen = EnvironmentWriter(self._environment)
+        if writer != "model" and isinstance(environment := self._made(), HindsightWriter):
+            chosen = EnvironmentWriter(environment)
         elif writer == "model" or settings.labels == "oracle":
             # Whoever goes by what the environment pays asks no writer, be it this one.
             chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
@@ -169,6 +168,12 @@ class Workshop(Judging):
                 concurrency=self._concurrency,
                 on_progress=show,
             )
+
+    def _made(self) -> Environment:
+        """Return an environment of our own, in this process."""
+        host = Inline(self.entry.make)
+        self.opened.callback(host.close)
+        return host.environment
 
     async def evaluate(
         self,

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 from armap.canonical import name_of
-from armap.errors import ArmapError, ConfigError, EnvError
+from armap.errors import RAISED_BY_MISTAKE, ArmapError, ConfigError, EnvError, told_of
 from armap.protocols import ComparesObservations, Environment, Snapshots, StepResult
 from armap.types import Observation, Task
 
@@ -132,16 +132,19 @@ _OURS = _Ours()
 class Inline:
     """Runs an environment in this process.
 
-    Args:
-        make_environment: makes the environment.
+    Raises:
+        ConfigError: making it raised something, which is no task's fault.
     """
 
     alive = True
 
     def __init__(self, make_environment: Callable[[], Environment]) -> None:
-        self._environment = make_environment()
-        self._saver = self._environment if isinstance(self._environment, Snapshots) else None
-        self._comparer = self._environment if isinstance(self._environment, ComparesObservations) else None
+        try:
+            self.environment = make_environment()
+        except RAISED_BY_MISTAKE as error:
+            raise ConfigError(told_of("making the environment", error, ours=Path(__file__).parent)) from error
+        self._saver = self.environment if isinstance(self.environment, Snapshots) else None
+        self._comparer = self.environment if isinstance(self.environment, ComparesObservations) else None
 
     def reset(self, task: Task) -> Reached:
         """Start `task` afresh.
@@ -150,7 +153,7 @@ class Inline:
             EnvError: the environment raised something.
         """
         with _OURS:
-            return self._reached(StepResult(self._environment.reset(task), 0.0, False, False, {}))
+            return self._reached(StepResult(self.environment.reset(task), 0.0, False, False, {}))
 
     def step(self, action: str) -> Reached:
         """Do one action.
@@ -162,7 +165,7 @@ class Inline:
             return self._step(action)
 
     def _step(self, action: str) -> Reached:
-        observation, env_reward, terminated, truncated, metrics = self._environment.step(action)
+        observation, env_reward, terminated, truncated, metrics = self.environment.step(action)
         env_reward = float(env_reward)
         numbers = {str(name): float(value) for name, value in metrics.items()} if metrics else {}
         for name, value in ("env_reward", env_reward), *numbers.items():
@@ -184,8 +187,9 @@ class Inline:
             return a == b if self._comparer is None else self._comparer.same_observation(a, b)
 
     def close(self) -> None:
-        """Close the environment."""
-        self._environment.close()
+        """Close the environment; one that cannot keeps nobody from anything else."""
+        with suppress(Exception):
+            self.environment.close()
 
     def kill(self) -> None:
         """Nothing is ever under way elsewhere."""
@@ -417,8 +421,7 @@ class _Telling:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
+    def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

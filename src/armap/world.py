@@ -12,7 +12,7 @@ from sys import getsizeof, intern
 from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 
 from armap.errors import EnvError, ReplayError
-from armap.protocols import Environment
+from armap.protocols import MAX_STEPS, Environment
 from armap.types import Action, History, Observation, Task
 from armap.workers import Host, Inline, Reached, Worker, sendable
 
@@ -129,11 +129,12 @@ class LiveWorld:
         state = self._state(history.task, (*history.actions, action.text))
         reached = await self._once(state, history.task, history)
         result = reached.result
+        ended = result.truncated or len(state.actions) >= MAX_STEPS
         return history.after(
             action,
             result.observation,
             env_reward=result.env_reward,
-            stop_reason="terminated" if result.terminated else "truncated" if result.truncated else None,
+            stop_reason="terminated" if result.terminated else "truncated" if ended else None,
             metrics=result.metrics,
             state_name=reached.name,
         )

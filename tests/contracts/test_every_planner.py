@@ -184,6 +184,23 @@ async def test_a_world_in_which_everything_breaks_gives_a_failure_and_no_answer(
     assert all(candidate.trajectory.failure and candidate.score is None for candidate in result.candidates)
 
 
+class Mute(PromptedPolicy):
+    """Breaks its promise to propose an action."""
+
+    async def propose(self, history, *, n, rng, greedy=False, reflections=()):
+        return []
+
+
+@every_planner
+async def test_a_policy_that_proposes_nothing_gives_a_failure_and_no_answer(planner):
+    policy = Mute(LateLLM(), rules="Act.", sampling=SamplingParams())
+    result = await planner.plan(TASK, LiveWorld(Toy), policy, LEARNED, rng_for(0))
+    assert (result.answer, result.failure.kind) == (None, "PolicyError")
+    assert result.failure.message.startswith(
+        f"the policy proposes no action for task {TASK.id!r}; it must propose 1 to"
+    )
+
+
 @every_planner
 async def test_a_task_that_cannot_start_is_an_error(planner):
     with pytest.raises(EnvError, match="cannot start task"):

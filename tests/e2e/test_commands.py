@@ -198,6 +198,17 @@ def test_a_model_that_is_nowhere_may_be_that_of_a_server(tmp_path):
     assert sentence(done.stderr).endswith("If a server has this model, name its address with --base-url.")
 
 
+def test_a_model_in_a_folder_is_found_again_from_another_one(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed")
+    from tiny_model import make_tiny_model
+
+    make_tiny_model(tmp_path / "model")
+    run = tmp_path / "run"
+    armap("collect", "--env", "toy", "--model", "model", "--tasks", 1, "--samples", 1, "--run", run, cwd=tmp_path)
+    options = ("--reward-model", "chance", "--planner", "greedy", "--tasks", 1)
+    assert "No failures." in armap("evaluate", "--run", run, *options, cwd=tmp_path / "model").stdout
+
+
 def test_a_demonstration_that_cannot_end_does_not_begin(tmp_path):
     run = tmp_path / "run"
     said = armap("demo", "--env", "toy", "--model", "scripted", "--evaluation", 3, "--run", run, code=2).stderr

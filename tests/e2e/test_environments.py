@@ -173,10 +173,23 @@ class NoRules(Odd):
     rules = None
 
 
-class NoTests(Odd):
-    @staticmethod
-    def tasks(split):
-        return Odd.tasks(split) if split == "train" else []
+class Unmade(Odd):
+    def __init__(self):
+        raise RuntimeError("no display")
+
+
+class Unclosed(Odd):
+    def close(self):
+        raise RuntimeError("no door")
+
+
+class UnclosedWorker(Unclosed):
+    inline = False
+
+
+class Endless(Odd):
+    def step(self, action):
+        return StepResult(Observation(text="On.", actions=("a", "b")), 0.0, False, False)
 """
 
 
@@ -185,6 +198,7 @@ class NoTests(Odd):
     [
         ("Dicts", r"odd:Dicts.tasks('test') must return objects of armap.types.Task; one is of type dict."),
         ("NoRules", "odd:NoRules.rules must be a text, and is of type NoneType; or leave it out."),
+        ("Unmade", "making the environment raised RuntimeError in {folder}/odd.py, line 38: no display"),
     ],
 )
 def test_an_odd_environment_of_ones_own_is_refused_in_one_sentence(name, said, tmp_path):
@@ -192,7 +206,24 @@ def test_an_odd_environment_of_ones_own_is_refused_in_one_sentence(name, said, t
     done = armap(
         "collect", "--env", f"odd:{name}", "--model", "scripted", "--run", tmp_path / "run", cwd=tmp_path, code=2
     )
-    assert sentence(done.stderr) == said
+    assert sentence(done.stderr) == said.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Unclosed", "UnclosedWorker"])
+def test_an_environment_that_cannot_close_keeps_nobody_from_what_it_did(name, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD, "utf-8")
+    collected = armap("collect", "--env", f"odd:{name}", "--model", "scripted", "--run", tmp_path / "run", cwd=tmp_path)
+    assert "; none failed" in collected.stdout
+
+
+def test_an_episode_without_an_end_is_cut_off(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD, "utf-8")
+    run = tmp_path / "run"
+    options = ("--tasks", 1, "--samples", 1, "--model", "scripted")
+    armap("collect", "--env", "odd:Endless", *options, "--run", run, cwd=tmp_path)
+    with RunFolder(run, writable=False) as opened:
+        (attempt,) = opened.read("trajectories", Trajectory)
+    assert (len(attempt.steps), attempt.stop_reason) == (1000, "truncated")
 
 
 def test_a_slip_in_what_was_achieved_ends_the_command_in_one_sentence_and_can_be_mended(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from armap.envs import toy
 from armap.envs.toy import Toy
-from armap.errors import EnvError
+from armap.errors import ConfigError, EnvError
 from armap.planners.beam import Beam
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
@@ -13,7 +13,7 @@ from armap.planners.mcts import MCTS
 from armap.planners.reflexion import Reflexion
 from armap.planners.sampling import Sampling
 from armap.protocols import StepResult
-from armap.types import Completion, Message, SearchBudget
+from armap.types import Completion, Message, SearchBudget, Usage
 
 from .players import CountingPolicy, Held, PricedLLM, search
 
@@ -70,6 +70,23 @@ async def test_tokens_that_are_used_up_end_a_search(planner):
     result, llm = await limited(planner, max_tokens=60)
     assert 1 <= len(llm.asked) <= 2 * MOST_AT_ONCE
     assert len(result.candidates) <= len(unlimited.candidates)
+
+
+class Silent(CountingPolicy):
+    """Counts its requests, but not what they take."""
+
+    async def propose(self, history, *, n, rng, greedy=False, reflections=()):
+        actions = await super().propose(history, n=n, rng=rng, greedy=greedy, reflections=reflections)
+        self.usage = Usage(calls=len(self.asked))
+        return actions
+
+
+@every_planner
+@pytest.mark.parametrize("limits", [{"max_tokens": 60}, {"max_cost_usd": 0.1}])
+async def test_a_limit_on_what_nobody_counts_is_refused(planner, limits):
+    budget = SearchBudget(**limits)
+    with pytest.raises(ConfigError, match="limit its calls instead"):
+        await search(planner.model_copy(update={"budget": budget}), TASK, policy=Silent())
 
 
 @every_planner

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from armap.errors import RunError
-from armap.planners.rollouts import FailedRollout, advance, failed, said
+from armap.planners.rollouts import FailedRollout, advance, failed, proposals, said
 from armap.planners.search import Search
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
@@ -74,7 +74,7 @@ class Beam(Record):
     async def _expand(self, search: Search, state: History) -> list[History | FailedRollout]:
         try:
             rng = rng_for(search.seed, "propose", *said(state))
-            actions = await search.policy.propose(state, n=self.proposals, rng=rng)
+            actions = await proposals(search.policy, state, n=self.proposals, rng=rng)
         except RunError as error:
             return [failed(state, error)]
         distinct = {action.text: action for action in actions}.values()

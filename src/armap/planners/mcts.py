@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from armap.errors import RunError
-from armap.planners.rollouts import FailedRollout, failed, said
+from armap.planners.rollouts import FailedRollout, failed, proposals, said
 from armap.planners.search import Search
 from armap.planners.tree import Edge, Node, record
 from armap.protocols import Policy, RewardModel, World
@@ -339,7 +339,7 @@ class _Growth:
     def _proposed(self, node: Node, rng: LateRandom) -> Coroutine[Any, Any, list[Action]]:
         seed, requests, history = self._search.seed, node.requests, node.history
         rng.start_over(lambda: (seed, "propose", requests, *said(history)))
-        return self._search.policy.propose(history, n=self._proposals, rng=rng)
+        return proposals(self._search.policy, history, n=self._proposals, rng=rng)
 
     def _enter(self, one: _Simulation, history: History) -> None:
         """Enter in the tree what an action led to."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from armap.errors import RunError
+from armap.errors import PolicyError, RunError
 from armap.protocols import Policy, World
 from armap.seeds import rng_for
 from armap.together import together
@@ -115,6 +115,20 @@ def words(action: Action) -> str:
     return f"{action.thought}\n{action.text}" if action.thought else action.text
 
 
+async def proposals(
+    policy: Policy, history: History, *, n: int, rng: Random, greedy: bool = False, reflections: Sequence[str] = ()
+) -> list[Action]:
+    """Return what a policy proposes; see `armap.protocols.Policy.propose`.
+
+    Raises:
+        PolicyError: nothing, which the protocol does not allow.
+    """
+    actions = await policy.propose(history, n=n, rng=rng, greedy=greedy, reflections=reflections)
+    if not actions:
+        raise PolicyError(f"the policy proposes no action for task {history.task.id!r}; it must propose 1 to {n}")
+    return actions
+
+
 async def _expand(
     history: History,
     n: int,
@@ -126,7 +140,7 @@ async def _expand(
 ) -> list[History | FailedRollout]:
     """Return `n` continuations of a state by one action."""
     try:
-        actions = await policy.propose(history, n=n, rng=rng, greedy=greedy, reflections=reflections)
+        actions = await proposals(policy, history, n=n, rng=rng, greedy=greedy, reflections=reflections)
     except RunError as error:
         return [failed(history, error)] * n
     # Replies that could not be read are drawn again from those that could, which keeps their distribution.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 from random import Random
 
-from armap.errors import RewardModelError
+from armap.errors import ConfigError, RewardModelError
 from armap.planners.rollouts import FailedRollout, as_trajectory, rollouts
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
@@ -72,10 +72,19 @@ class Search:
         return any(candidate.score is not None for candidate in self.candidates)
 
     def spent(self) -> bool:
-        """Say whether the budget allows no further request to the policy."""
+        """Say whether the budget allows no further request to the policy.
+
+        Raises:
+            ConfigError: tokens or money are limited, and it is not known how many tokens the policy takes.
+        """
         if not self._is_limited:
             return False
         budget, used = self._budget, self.policy.usage
+        if used.calls and not used.tokens and (budget.max_tokens is not None or budget.max_cost_usd is not None):
+            raise ConfigError(
+                "Nobody says how many tokens the policy takes, so a limit on the tokens or the money of a task could "
+                "never stop it; limit its calls instead."
+            )
         # A request that is under way, or failed, is one that was made.
         return any(
             limit is not None and amount >= limit

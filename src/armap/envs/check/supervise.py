@@ -18,7 +18,7 @@ from armap.envs.check.bench import Bench, Finding, Wrong, shown_text
 from armap.envs.check.contract import QUESTIONS, Setting, look_at_class, play_episodes
 from armap.envs.own import import_environment
 from armap.errors import ConfigError
-from armap.protocols import Environment
+from armap.protocols import MAX_STEPS, Environment
 from armap.seeds import rng_for
 from armap.types import Record, Task, Trajectory
 
@@ -76,7 +76,7 @@ _Tell = Callable[[_Message], None]
 
 
 def check_class(
-    name: str, *, seed: int = 0, episodes: int = 5, max_steps: int = 1000, timeout_s: float = 60.0
+    name: str, *, seed: int = 0, episodes: int = 5, max_steps: int = MAX_STEPS, timeout_s: float = 60.0
 ) -> Iterator[Checked]:
     """Ask the environment class that `module:Class` names; see `check_environment`.
 
@@ -106,7 +106,7 @@ def check_environment(
     examples: Sequence[Trajectory] = (),
     seed: int = 0,
     episodes: int = 5,
-    max_steps: int = 1000,
+    max_steps: int = MAX_STEPS,
     timeout_s: float = 60.0,
 ) -> Iterator[Checked]:
     """Ask an environment everything that planners rely on.
