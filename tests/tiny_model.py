@@ -89,6 +89,15 @@ def make_tiny_model(folder: Path, *, seed: int = 0, words: str = WORDS, max_posi
     return _write(LlamaForCausalLM, config, folder, seed)
 
 
+def make_tiny_turning_model(folder: Path, *, words: str = WORDS) -> str:
+    """Write a Llama that ends its turns otherwise than its texts, as Gemma does, and may end both with a call."""
+    control = ["<end_of_turn>", "<call>"]
+    ids = _write_tokenizer(folder, words, control, CHAT.replace(" {% endfor %}", " <end_of_turn> {% endfor %}"))
+    config = LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=4096, **_vocabulary(ids))
+    config.eos_token_id = [ids[token] for token in (END, *control)]
+    return _write(LlamaForCausalLM, config, folder, 5)
+
+
 def make_tiny_windowed_model(folder: Path, *, window: int) -> str:
     """Write a Mistral whose layers look back a few tokens only."""
     ids = _write_tokenizer(folder, WORDS)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from armap import weights
-from armap.errors import ConfigError, LLMError
+from armap.errors import ConfigError, LLMError, first_line
 from armap.seeds import rng_for
 from armap.tokentree import TokenTree
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -35,6 +35,8 @@ _KEPT_DISTRIBUTIONS = 4096
 """Distributions over choices that are kept; a few kB each."""
 _TREE_TOKENS = 1024
 """Longest token tree in one pass, which bounds the memory of the attention mask and of the logits."""
+_SAID = "qzarmapzq"
+"""What an assistant says to show what its chat template writes behind it; no template writes it by itself."""
 
 
 class _Prompt(NamedTuple):
@@ -80,6 +82,7 @@ class LocalLLM:
         self._unembed: Any = local.network.get_output_embeddings()
         self._logit_scale = _logit_scale(local)
         self._end = _end_of_turn(local)
+        self._stops = _stops(local, self._end)
         self._has_system_turn = _has_system_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()
@@ -170,7 +173,7 @@ class LocalLLM:
                 kept = [
                     (i, token)
                     for i, token in zip(writing, tokens, strict=True)
-                    if token != self._end and answers[i].add(token)
+                    if token not in self._stops and answers[i].add(token)
                 ]
                 writing = [i for i, _ in kept]
                 if not writing or step == sampling.max_tokens - 1:
@@ -333,12 +336,35 @@ def _logit_scale(local: weights.LocalModel) -> float:
 
 
 def _end_of_turn(local: weights.LocalModel) -> int:
-    """Return the token with which the model ends its turn."""
-    end: int | None = local.tokenizer.eos_token_id
-    if end is None or local.tokenizer.chat_template is None:
-        lacking = "end-of-turn token" if end is None else "chat template"
-        raise ConfigError(f"The tokenizer of {local.name} has no {lacking}; use an instruct model.")
+    """Return the token with which the model ends its turn: what its chat template writes behind what it said.
+
+    That need not be the one that ends a text; Gemma writes `<end_of_turn>`, Phi-3 `<|end|>`. Where the template writes
+    no control token there, it is that one.
+
+    Raises:
+        ConfigError: there is none, or no chat template, or it cannot write a conversation.
+    """
+    tokenizer = local.tokenizer
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"The tokenizer of {local.name} has no chat template; use an instruct model.")
+    turns = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": _SAID}]
+    try:
+        written: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError as error:
+        raise ConfigError(f"The chat template of {local.name} writes no conversation: {first_line(error)}") from error
+    behind: list[int] = tokenizer(written.partition(_SAID)[2].lstrip(), add_special_tokens=False).input_ids
+    if behind and behind[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
+        return behind[0]
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        raise ConfigError(f"The tokenizer of {local.name} has no end-of-turn token; use an instruct model.")
     return end
+
+
+def _stops(local: weights.LocalModel, end: int) -> set[int | None]:
+    """Return the tokens behind which the model writes nothing of use: the end of its turn, and those of texts."""
+    stated: int | list[int] | None = local.network.generation_config.eos_token_id
+    return {end, local.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
 
 
 def _has_system_turn(local: weights.LocalModel) -> bool:
