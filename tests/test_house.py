@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "errors", "seeds", "canonical", "together", "user_cache"},
+    {"types", "errors", "seeds", "canonical", "thoughts", "together", "user_cache"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},
