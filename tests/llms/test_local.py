@@ -20,8 +20,10 @@ from armap.types import Completion, Message, SamplingParams  # noqa: E402
 from tiny_model import (  # noqa: E402
     END,
     WORDS,
+    make_tiny_alibi_model,
     make_tiny_capped_model,
     make_tiny_model,
+    make_tiny_positioned_model,
     make_tiny_scaled_model,
     make_tiny_turning_model,
     make_tiny_windowed_model,
@@ -358,7 +360,26 @@ async def test_a_prompt_longer_than_the_model_reads_is_an_error_of_this_request_
     with pytest.raises(LLMError, match="reads at most 20") as caught:
         await llm.generate([Message(role="user", content="red " * 30)], n=1, sampling=DRAW)
     assert not caught.value.retryable
-    assert len(await llm.generate([Message(role="user", content="red")], n=1, sampling=DRAW)) == 1
+    assert len(await llm.generate([Message(role="user", content="red")], n=1, sampling=GREEDY)) == 1
+
+
+@pytest.mark.parametrize("make", [make_tiny_model, make_tiny_positioned_model])
+async def test_a_prompt_that_is_too_long_with_what_is_to_follow_is_an_error_and_one_that_just_fits_is_read(
+    tmp_path, make
+):
+    model = make(tmp_path, max_positions=20)
+    plain, llm = Plain(model), LocalLLM(model)
+    ask = [Message(role="user", content="red " * (20 - 5 - len(plain.prompt([Message(role="user", content="")]))))]
+    assert len(plain.prompt(ask)) == 15
+    fits, longer = "take red ball , leave", "take red ball , leave with"
+    (answer,) = await llm.generate(ask, n=1, sampling=DRAW, choices=[fits, "leave"])
+    assert 0 < answer.choice_mass < 1
+    with pytest.raises(LLMError, match=r"has 15 tokens and a choice 6, but .* reads at most 20") as caught:
+        await llm.generate(ask, n=1, sampling=DRAW, choices=[longer, "leave"])
+    assert not caught.value.retryable
+    assert len(await llm.generate(ask, n=9, sampling=SamplingParams(seed=1, max_tokens=6))) == 9
+    with pytest.raises(LLMError, match=r"has 15 tokens and an answer more than 5, but .* reads at most 20"):
+        await llm.generate(ask, n=9, sampling=SamplingParams(seed=1, max_tokens=7))
 
 
 async def test_a_model_that_scales_its_logits_is_drawn_from_as_it_would_write(tmp_path):
@@ -380,6 +401,11 @@ async def test_no_prompt_is_read_with_layers_that_would_see_a_part_of_it_only(tm
 def test_a_model_that_bends_its_logits_is_left_to_a_server(tmp_path):
     with pytest.raises(ConfigError, match=r"makes its logits in a way of its own; .* --base-url"):
         LocalLLM(make_tiny_capped_model(tmp_path))
+
+
+def test_a_model_that_cannot_be_told_where_tokens_are_is_left_to_a_server(tmp_path):
+    with pytest.raises(ConfigError, match=r"attends in a way of its own; .* --base-url"):
+        LocalLLM(make_tiny_alibi_model(tmp_path))
 
 
 def test_a_model_that_is_no_chat_model_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from armap import weights
-from armap.errors import ConfigError, LLMError, first_line
+from armap.errors import ConfigError, LLMError
+from armap.llms import turns
 from armap.seeds import rng_for
 from armap.tokentree import TokenTree
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -35,8 +36,6 @@ _KEPT_DISTRIBUTIONS = 4096
 """Distributions over choices that are kept; a few kB each."""
 _TREE_TOKENS = 1024
 """Longest token tree in one pass, which bounds the memory of the attention mask and of the logits."""
-_SAID = "qzarmapzq"
-"""What an assistant says to show what its chat template writes behind it; no template writes it by itself."""
 
 
 class _Prompt(NamedTuple):
@@ -81,9 +80,10 @@ class LocalLLM:
         self._cache_argument = weights.cache_argument(self._body)
         self._unembed: Any = local.network.get_output_embeddings()
         self._logit_scale = _logit_scale(local)
-        self._end = _end_of_turn(local)
-        self._stops = _stops(local, self._end)
-        self._has_system_turn = _has_system_turn(local)
+        self._longest = _longest(local)
+        self._end = turns.end_of_turn(local)
+        self._stops = turns.stops(local)
+        self._has_system_turn = turns.has_system_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-llm")
@@ -139,6 +139,9 @@ class LocalLLM:
     def _score_choices(self, ids: list[int], choices: tuple[str, ...]) -> _Choices:
         """Return the log-probability of every choice, computed together with what is new of the prompt."""
         sequences = [self._tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
+        most = max(map(len, sequences))
+        if len(ids) + most > self._longest:
+            raise self._too_long(f"{len(ids)} tokens and a choice {most}")
         log_probs: list[float] = []
         reused, computed = None, 0
         for chunk in _chunks(sequences):
@@ -178,6 +181,8 @@ class LocalLLM:
                 writing = [i for i, _ in kept]
                 if not writing or step == sampling.max_tokens - 1:
                     break
+                if len(prompt_ids) + step == self._longest:
+                    raise self._too_long(f"{len(prompt_ids)} tokens and an answer more than {step}")
                 owners = np.concatenate([owners, np.array(writing)])
                 seen = owners[None, :] == np.array(writing)[:, None]
                 positions = [len(prompt_ids) + step] * len(writing)
@@ -204,13 +209,12 @@ class LocalLLM:
             [message.model_dump() for message in messages], add_generation_prompt=True, tokenize=False
         )
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        limit = self._body.config.max_position_embeddings
-        if weights.attends_to_part(self._body.config, len(ids)):
-            # Further back some layers would not look, but ours do.
-            limit = min(limit, self._body.config.sliding_window)
-        if len(ids) > limit:
-            raise LLMError(f"The prompt has {len(ids)} tokens, but {self.name} reads at most {limit}.")
+        if len(ids) > self._longest:
+            raise self._too_long(f"{len(ids)} tokens")
         return ids
+
+    def _too_long(self, has: str) -> LLMError:
+        return LLMError(f"The prompt has {has}, but {self.name} reads at most {self._longest}.")
 
     def _read(self, ids: list[int], branches: Sequence[list[int]] = ()) -> tuple[_Prompt, TokenTree, torch.Tensor]:
         """Run a prompt through the network, and in the same pass what may follow it.
@@ -323,11 +327,14 @@ def _logit_scale(local: weights.LocalModel) -> float:
         ConfigError: it does something else with it, or remembers something else than keys and values.
     """
     own = f"of its own; let a server such as vLLM or llama.cpp run {local.name}, and give its address with --base-url."
-    if weights.attends_to_part(local.network.base_model.config, 1):
+    body = local.network.base_model
+    # Unless it is told where tokens are, the choices cannot all stand behind the same prompt.
+    told = "position_ids" in inspect.signature(body.forward).parameters and not getattr(body.config, "alibi", False)
+    if not told or weights.attends_to_part(body.config, 1):
         raise ConfigError(f"{local.name} attends in a way {own}")
     ids = torch.tensor([[1, 2, 3, 4]], device=local.network.device)
     with torch.inference_mode():
-        plain = local.network.get_output_embeddings()(local.network.base_model(input_ids=ids).last_hidden_state)
+        plain = local.network.get_output_embeddings()(body(input_ids=ids).last_hidden_state)
         usual = local.network(input_ids=ids).logits
     scale = float((usual * plain).sum() / plain.square().sum())
     if not torch.allclose(usual, plain * scale, rtol=0.01, atol=0.001 * float(usual.abs().max())):
@@ -335,47 +342,12 @@ def _logit_scale(local: weights.LocalModel) -> float:
     return 1.0 if math.isclose(scale, 1.0, rel_tol=0.001) else scale
 
 
-def _end_of_turn(local: weights.LocalModel) -> int:
-    """Return the token with which the model ends its turn: what its chat template writes behind what it said.
-
-    That need not be the one that ends a text; Gemma writes `<end_of_turn>`, Phi-3 `<|end|>`. Where the template writes
-    no control token there, it is that one.
-
-    Raises:
-        ConfigError: there is none, or no chat template, or it cannot write a conversation.
-    """
-    tokenizer = local.tokenizer
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"The tokenizer of {local.name} has no chat template; use an instruct model.")
-    turns = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": _SAID}]
-    try:
-        written: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError as error:
-        raise ConfigError(f"The chat template of {local.name} writes no conversation: {first_line(error)}") from error
-    behind: list[int] = tokenizer(written.partition(_SAID)[2].lstrip(), add_special_tokens=False).input_ids
-    if behind and behind[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
-        return behind[0]
-    end: int | None = tokenizer.eos_token_id
-    if end is None:
-        raise ConfigError(f"The tokenizer of {local.name} has no end-of-turn token; use an instruct model.")
-    return end
-
-
-def _stops(local: weights.LocalModel, end: int) -> set[int | None]:
-    """Return the tokens behind which the model writes nothing of use: the end of its turn, and those of texts."""
-    stated: int | list[int] | None = local.network.generation_config.eos_token_id
-    return {end, local.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
-
-
-def _has_system_turn(local: weights.LocalModel) -> bool:
-    """Say whether the model knows instructions of a system; Gemma, for one, is told them by the user."""
-    try:
-        local.tokenizer.apply_chat_template(
-            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}], tokenize=False
-        )
-    except TemplateError:
-        return False
-    return True
+def _longest(local: weights.LocalModel) -> int:
+    """Return how many tokens the model reads at most."""
+    config = local.network.base_model.config.get_text_config()
+    limit: int = config.max_position_embeddings
+    # Further back some layers would not look, but ours do.
+    return min(limit, config.sliding_window) if weights.attends_to_part(config, limit) else limit
 
 
 def _beginning(cache: Any, length: int | None = None) -> Any:  # noqa: ANN401
