@@ -379,7 +379,8 @@ def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
     except ConfigError as error:
         if agent.model == EMBEDDED or Path(agent.model).exists():
             raise
-        raise ConfigError(f"{error} If a server has this model, name its address with --base-url.") from error
+        said = str(error).removesuffix(".")
+        raise ConfigError(f"{said}. If a server has this model, name its address with --base-url.") from error
 
 
 def _draw(tasks: list[Task], count: int, seed: int, purpose: str) -> list[Task]:
