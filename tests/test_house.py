@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "errors", "seeds", "canonical", "together", "user_cache"},
+    {"types", "errors", "seeds", "canonical", "thoughts", "together", "user_cache"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},
@@ -31,6 +31,7 @@ SHARED = {
     "envs.play",
     "envs.own",
     "envs.task_config",
+    "llms.turns",
     "rewards.chat_template",
     "rewards.conversation",
     "rewards.rendering",

@@ -244,9 +244,41 @@ async def test_nothing_readable_is_an_error_that_shows_a_reply_and_still_counts_
     assert policy.usage.calls == 1
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_replies_that_are_all_thought_are_an_error_that_says_what_to_do(strict):
+    policy = policy_of(Listener("<think>\nI may answer\nAction: leave\n"), choose=False, strict=strict)
+    with pytest.raises(PolicyError, match=r"the first was cut short while .* thinking; collect with more --reply-tok"):
+        await policy.propose(await toy_history(), n=3, rng=Random(0))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_what_was_thought_before_a_reply_is_no_part_of_it_and_does_not_tell_states_apart(strict):
+    thought = "<think>\nI may answer\nAction: take red ball\nno\n</think>\n\n"
+    policy = policy_of(Listener(f"{thought}Action: leave", "Action: leave"), choose=False, strict=strict)
+    assert await policy.propose(await toy_history(), n=2, rng=Random(0)) == [Action(text="leave")] * 2
+
+
 async def test_an_error_of_the_model_is_passed_on():
     with pytest.raises(LLMError, match="has given all of its 0 recorded replies"):
         await policy_of(ScriptedLLM.replaying([])).propose(await toy_history(), n=1, rng=Random(0))
+
+
+def attempt() -> Trajectory:
+    return play(Toy(), toy.tasks(1, 0, "train")[0], ["leave"])
+
+
+@pytest.mark.parametrize(("max_tokens", "longest"), [(64, 150), (4000, 4000)])
+async def test_a_reflection_is_what_was_said_behind_a_thought_for_which_there_is_room(max_tokens, longest):
+    llm = Listener("<think>\nHm.\n</think>\n\nTake the\ncube.")
+    policy = policy_of(llm, sampling=SamplingParams(max_tokens=max_tokens))
+    assert await policy.reflect(attempt(), rng=Random(0)) == "Take the cube."
+    assert llm.requests[0].sampling.max_tokens == longest
+
+
+async def test_a_reflection_that_is_all_thought_is_an_error_that_says_what_to_do():
+    policy = policy_of(Listener("<think>\nHm."))
+    with pytest.raises(LLMError, match=r"reflection on .* was cut short while the model was thinking; collect with"):
+        await policy.reflect(attempt(), rng=Random(0))
 
 
 LENIENT = {

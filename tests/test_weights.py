@@ -1,4 +1,6 @@
 import importlib.util
+import json
+import struct
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -131,9 +133,54 @@ def test_a_damaged_model_is_refused_in_one_sentence(tiny, damage, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_gguf_file_is_refused_in_one_sentence(tiny):
+def changed(file, **fields):
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | fields), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"hidden_size": 48}, r"its weights \S+ have the shape \[.*\], but by its config\.json \[.*48.*\]; dow"),
+        ({"num_attention_heads": 5}, "hidden size .* not .* multiple of the number of attention heads"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "pip install gptqmodel"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            "pip install -U bitsandbytes",
+        ),
+    ],
+)
+def test_a_model_whose_settings_cannot_be_met_is_refused_in_one_sentence(tiny, fields, said):
+    if "quantization_config" in fields and (
+        importlib.util.find_spec("gptqmodel") or importlib.util.find_spec("bitsandbytes")
+    ):
+        pytest.skip("what reads packed weights is installed: nothing is lacking")
+    changed(tiny / "config.json", **fields)
+    with pytest.raises(ConfigError, match=f"cannot be loaded: .*{said}") as caught:
+        weights.load(str(tiny))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_of_a_format_to_come_is_refused_in_one_sentence_that_says_what_to_type(tiny):
+    changed(tiny / "tokenizer.json", model={"type": "Newer"})
+    with pytest.raises(
+        ConfigError, match=r"tokenizer\.json is of an unknown format .*; type: pip install -U"
+    ) as caught:
+        weights.load(str(tiny))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_damaged_weights_of_the_old_form_are_refused_in_one_sentence(tiny, content):
+    (tiny / "model.safetensors").unlink()
+    (tiny / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ConfigError, match="file is damaged, cut short, or holds more than weights; download it again"):
+        weights.load(str(tiny))
+
+
+@pytest.mark.parametrize("content", [b"junk", b"GGUF" + struct.pack("<IQQ", 3, 1, 1)])
+def test_a_damaged_gguf_file_is_refused_in_one_sentence(tiny, content):
     file = tiny / "model.gguf"
-    file.write_bytes(b"junk")
+    file.write_bytes(content)
     with pytest.raises(ConfigError, match="cannot be loaded") as caught:
         weights.load(str(file))
     assert "\n" not in str(caught.value)
@@ -193,6 +240,16 @@ def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
         {name: one for name, one in stored.items() if name != lacking}, tmp_path / "model.safetensors", {"format": "pt"}
     )
     with pytest.raises(ConfigError, match="lacks the weights"):
+        weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
+
+
+def test_a_model_whose_weights_have_other_shapes_than_it_says_cannot_carry_a_head(tmp_path):
+    pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
+    from tiny_model import make_tiny_encoder
+
+    make_tiny_encoder(tmp_path)
+    changed(tmp_path / "config.json", intermediate_size=48)
+    with pytest.raises(ConfigError, match=r"lacks the weights bert\.encoder"):
         weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
 
 

@@ -26,6 +26,8 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
+    GPT2Config,
+    GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
     Idefics3Config,
@@ -87,6 +89,22 @@ def make_tiny_model(folder: Path, *, seed: int = 0, words: str = WORDS, max_posi
     ids = _write_tokenizer(folder, words)
     config = LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=max_positions, **_vocabulary(ids))
     return _write(LlamaForCausalLM, config, folder, seed)
+
+
+def make_tiny_turning_model(folder: Path, *, words: str = WORDS) -> str:
+    """Write a Llama that ends its turns otherwise than its texts, as Gemma does, and may end both with a call."""
+    control = ["<end_of_turn>", "<call>"]
+    ids = _write_tokenizer(folder, words, control, CHAT.replace(" {% endfor %}", " <end_of_turn> {% endfor %}"))
+    config = LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=4096, **_vocabulary(ids))
+    config.eos_token_id = [ids[token] for token in (END, *control)]
+    return _write(LlamaForCausalLM, config, folder, 5)
+
+
+def make_tiny_positioned_model(folder: Path, *, max_positions: int) -> str:
+    """Write a GPT-2, which has learned each position by itself and has nothing for those behind the last."""
+    ids = _write_tokenizer(folder, WORDS)
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=max_positions, **_vocabulary(ids))
+    return _write(GPT2LMHeadModel, config, folder, 0)
 
 
 def make_tiny_windowed_model(folder: Path, *, window: int) -> str:

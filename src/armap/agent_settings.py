@@ -11,6 +11,8 @@ from armap.store import RunFolder
 from armap.types import Record
 from armap.weights import EMBEDDED
 
+_REPLY_TOKENS = 64
+"""Longest reply where no other is asked for: an action, and a line before it."""
 SCRIPTED = "scripted"
 """Name of the model that draws among the legal actions at random and needs nothing installed."""
 
@@ -34,7 +36,7 @@ class AgentSettings(Record):
     """Let the model choose among the legal actions where they are listed."""
     strict: bool = False
     """Accept nothing but `Action: ...` from a model that writes freely."""
-    reply_tokens: int = Field(default=64, gt=0)
+    reply_tokens: int = Field(default=_REPLY_TOKENS, gt=0)
     """Longest reply of a model that writes freely."""
     recall_chars: int = Field(default=200, ge=0)
     """Characters of each observation but the last that the model is shown."""
@@ -46,6 +48,11 @@ class AgentSettings(Record):
     """Which evaluation tasks; none of them is trained on."""
     seed: int = 0
     """Decides every draw."""
+
+    @property
+    def thinking_tokens(self) -> int:
+        """How long any reply may be where more was asked for than usual, as a model that reasons needs it; else 0."""
+        return self.reply_tokens if self.reply_tokens > _REPLY_TOKENS else 0
 
     def check(self) -> None:
         """Check what the fields cannot say for themselves.

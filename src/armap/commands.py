@@ -106,7 +106,12 @@ class Workshop(Judging):
         inventor = None
         if invent:
             inventor = Inventor(
-                self.llm(), rules=self.entry.rules, examples=available, forbidden=kept_out, seed=self.agent.seed
+                self.llm(),
+                rules=self.entry.rules,
+                examples=available,
+                forbidden=kept_out,
+                seed=self.agent.seed,
+                reply_tokens=self.agent.thinking_tokens,
             )
         self.llm()
         self.begin("collect", tasks=tasks, samples=samples, invent=invent)
@@ -141,7 +146,9 @@ class Workshop(Judging):
             chosen = EnvironmentWriter(environment)
         elif writer == "model" or settings.labels == "oracle":
             # Whoever goes by what the environment pays asks no writer, be it this one.
-            chosen = LLMWriter(self.llm(), seed=self.agent.seed, elaborate=elaborate)
+            chosen = LLMWriter(
+                self.llm(), seed=self.agent.seed, elaborate=elaborate, reply_tokens=self.agent.thinking_tokens
+            )
         else:
             raise ConfigError(
                 f"{self.agent.env} cannot state outcomes in words; type: --writer model, or give it a method "
@@ -152,7 +159,9 @@ class Workshop(Judging):
                 "What the environment pays says nothing about invented instructions; use a run folder that was "
                 "collected without --invent."
             )
-        asked = PairJudge(self.llm(), seed=self.agent.seed) if judge == "model" else None
+        asked = None
+        if judge == "model":
+            asked = PairJudge(self.llm(), seed=self.agent.seed, reply_tokens=self.agent.thinking_tokens)
         self.llm()
         self.begin("synthesize", writer=writer, elaborate=elaborate, judge=judge, **settings.model_dump(mode="json"))
         with self.progress("synthesize") as show:
@@ -250,7 +259,7 @@ class Workshop(Judging):
     def load_judge(self, place: str | None) -> RewardModel:
         """Load a reward model as `Judging` does, or one of those that nobody trained."""
         if place == PROMPTED:
-            return PromptedRewardModel(self.llm(), seed=self.agent.seed)
+            return PromptedRewardModel(self.llm(), seed=self.agent.seed, reply_tokens=self.agent.thinking_tokens)
         if place == CHANCE:
             return ChanceRewardModel(seed=self.agent.seed)
         return super().load_judge(place)
@@ -375,7 +384,8 @@ def _load_llm(agent: AgentSettings, concurrency: int) -> LLM:
     except ConfigError as error:
         if agent.model == EMBEDDED or Path(agent.model).exists():
             raise
-        raise ConfigError(f"{error} If a server has this model, name its address with --base-url.") from error
+        said = str(error).removesuffix(".")
+        raise ConfigError(f"{said}. If a server has this model, name its address with --base-url.") from error
 
 
 def _draw(tasks: list[Task], count: int, seed: int, purpose: str) -> list[Task]:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from armap.errors import PolicyError
+from armap.errors import LLMError, PolicyError
 from armap.prompts import load_prompt
 from armap.protocols import LLM
+from armap.thoughts import CUT_SHORT, without_thought
 from armap.types import Action, History, Message, SamplingParams, Trajectory, Usage
 
 _MARKER = re.compile(r"^[ \t>*#-]*action[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
@@ -18,7 +19,7 @@ _BULLET = re.compile(r"^[ \t]*[->•][ \t]+")
 _STRICT = re.compile(r"(?:Thought: (?P<thought>.*)\n)?Action: (?P<action>[^\n]+)\n?", re.DOTALL)
 _WRAPPING = " \t`'\"*"
 _REFLECTION_TOKENS = 150
-"""Longest reflection. Source: ARMAP's released code."""
+"""Longest reflection, unless actions may be longer. Source: ARMAP's released code."""
 
 
 class PromptedPolicy:
@@ -83,9 +84,10 @@ class PromptedPolicy:
         parsed = [parse_action(completion.text, strict=self._strict, legal=legal) for completion in completions]
         actions = [action for action in parsed if action is not None]
         if not actions:
+            first = completions[0].text
             raise PolicyError(
                 f"none of {n} replies to task {history.task.id!r} could be read as an action; "
-                f"the first was {completions[0].text[:80]!r}"
+                f"the first was {CUT_SHORT if without_thought(first) is None else repr(first[:80])}"
             )
         return actions
 
@@ -97,13 +99,15 @@ class PromptedPolicy:
         history = History(task=trajectory.task, steps=trajectory.steps, observation=trajectory.final_observation)
         turns = self._turns(history, reflections)
         turns[-1] = Message(role="user", content=f"{turns[-1].content}\n\n{load_prompt('plan_reflect')}")
-        sampling = self._sampling.model_copy(
-            update={"seed": rng.getrandbits(48), "max_tokens": _REFLECTION_TOKENS, "stop": ()}
-        )
+        longest = max(_REFLECTION_TOKENS, self._sampling.max_tokens)
+        sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "max_tokens": longest, "stop": ()})
         # After all that it was asked with when it acted, which a server's prompt cache then knows.
         (completion,) = await self._llm.generate([*self._opening, *turns], n=1, sampling=sampling)
         self.usage += completion.usage
-        return " ".join(completion.text.split())
+        said = without_thought(completion.text)
+        if said is None:
+            raise LLMError(f"the reflection on task {trajectory.task.id!r} was {CUT_SHORT}")
+        return " ".join(said.split())
 
     def _turns(self, history: History, reflections: Sequence[str] = ()) -> list[Message]:
         """Return a history as a conversation: observations are the user's turns, actions the assistant's."""
@@ -141,6 +145,9 @@ def _untried(history: History) -> Sequence[str] | None:
 def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Action | None:
     """Read an action out of a language model's reply.
 
+    What a model that reasons thought before it replied is left out. It is long and never twice the same: whoever shows
+    thoughts would show it at every later step, and states that differ in nothing else would be different ones.
+
     Args:
         reply: what the model wrote.
         strict: see `PromptedPolicy`.
@@ -150,14 +157,17 @@ def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Acti
     Returns:
         The action, or None if there is none.
     """
+    said = without_thought(reply)
+    if said is None:
+        return None
     if strict:
-        match = _STRICT.fullmatch(reply)
+        match = _STRICT.fullmatch(said)
         if not match or not match["action"].strip():
             return None
         return Action(text=match["action"].strip(), thought=match["thought"] or "")
-    markers = list(_MARKER.finditer(reply))
-    thought = reply[: markers[-1].start()] if markers else ""
-    rest = reply[markers[-1].end() :] if markers else reply
+    markers = list(_MARKER.finditer(said))
+    thought = said[: markers[-1].start()] if markers else ""
+    rest = said[markers[-1].end() :] if markers else said
     lines = (line for line in rest.splitlines() if not _FENCE.fullmatch(line))
     line, text = next(((line, text) for line in lines if (text := _unwrapped(_BULLET.sub("", line)))), ("", ""))
     if not text:

@@ -9,9 +9,12 @@ import importlib.util
 import inspect
 import os
 import re
-from contextlib import redirect_stderr, suppress
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
@@ -135,10 +138,8 @@ def stored_settings(model: str) -> dict[str, Any]:
     files = locate(model)
     if files.gguf_file:
         return {}
-    try:
+    with _reading(f"The model {model} cannot be loaded"):
         settings, _ = PreTrainedConfig.get_config_dict(files.source)
-    except (OSError, ValueError) as error:
-        raise _unloadable(model, error) from error
     return dict(settings)
 
 
@@ -152,13 +153,9 @@ def load(model: str) -> LocalModel:
         ConfigError: the model cannot be found or read.
     """
     require_local_extra()
-    from safetensors import SafetensorError
-
     files = locate(model)
-    try:
+    with _reading(f"The model {model} cannot be loaded"):
         tokenizer, network = _read(_unpacked(files) if model == EMBEDDED else files)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unloadable(model, error) from error
     return LocalModel(files.name, tokenizer, network.to(device()).eval())
 
 
@@ -173,7 +170,20 @@ def _read(files: WeightFiles) -> tuple[Any, Any]:
     # transformers' GGUF reader draws a progress bar that no setting turns off.
     with redirect_stderr(StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(files.source, gguf_file=files.gguf_file)
-        network = AutoModelForCausalLM.from_pretrained(files.source, gguf_file=files.gguf_file, dtype=torch.float32)
+        network, report = AutoModelForCausalLM.from_pretrained(
+            files.source,
+            gguf_file=files.gguf_file,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # Reported below in a sentence instead of raised.
+            ignore_mismatched_sizes=True,
+        )
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise ConfigError(
+            f"The model {files.name} cannot be loaded: its weights {name} have the shape {list(stored)}, but by its "
+            f"config.json {list(wanted)}; download both again."
+        )
     return tokenizer, network
 
 
@@ -232,10 +242,8 @@ def new_scorer(model: str, *, layers: int | None, seed: int, dtype: str) -> Scor
             network, processor = _new_causal(local, config), local.tokenizer
         else:
             network = (_new_encoder if kind(config) == "encoder" else _new_vision)(model, config)
-            try:
+            with _reading(f"The model {model} cannot be loaded"):
                 processor = _load_processor(files.source, config)
-            except (OSError, ValueError) as error:
-                raise _unloadable(model, error) from error
     return _ready(Scorer(f"{files.name}, {_text(config).num_hidden_layers} layers", processor, network), dtype)
 
 
@@ -249,7 +257,6 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
     Raises:
         ConfigError: there is none, or an adapter alone, or its head is missing, untrained, or has several labels.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     if (folder / "adapter_config.json").is_file():
@@ -259,7 +266,7 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
         )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"There is no reward model in {folder}; train one with `armap train`.")
-    try:
+    with _reading(f"The reward model in {folder} cannot be read"):
         config = AutoConfig.from_pretrained(folder)
         network, report = scorer_class(config).from_pretrained(
             folder,
@@ -269,8 +276,6 @@ def load_scorer(folder: Path, *, dtype: str | None) -> Scorer:
             ignore_mismatched_sizes=True,
         )
         processor = _load_processor(str(folder), config)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"The reward model in {folder} cannot be read: {first_line(error)}") from error
     weight = head(network).weight
     # Absence first: transformers gives a plain language model a random head of two labels.
     absent = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
@@ -410,14 +415,30 @@ def device() -> str:
 def _read_config(files: WeightFiles) -> Any:  # noqa: ANN401
     from transformers import AutoConfig
 
-    try:
+    with _reading(f"The model {files.source} cannot be loaded"):
         return AutoConfig.from_pretrained(files.source)
-    except (OSError, ValueError) as error:
-        raise _unloadable(files.source, error) from error
 
 
-def _unloadable(model: str, error: Exception) -> ConfigError:
-    return ConfigError(f"The model {model} cannot be loaded: {first_line(error)}")
+@contextmanager
+def _reading(failed: str) -> Iterator[None]:
+    """Tell in a sentence, which begins as `failed` says, why a model cannot be read."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise ConfigError(f"{failed}: {' '.join(first_line(error).split())}") from error
+    except (EOFError, UnpicklingError, struct.error) as error:
+        # Their own words are about bytes, or how to run what a file of weights says.
+        why = "a file is damaged, cut short, or holds more than weights"
+        raise ConfigError(f"{failed}: {why}; download it again, or choose a model in .safetensors files.") from error
+    except Exception as error:
+        # The tokenizers package has no class of its own.
+        if type(error) is Exception:
+            why = f"its tokenizer.json is of an unknown format ({first_line(error)})"
+            raise ConfigError(f"{failed}: {why}; type: pip install -U transformers tokenizers") from error
+        raise
 
 
 def _text(config: Any) -> Any:  # noqa: ANN401
@@ -471,16 +492,13 @@ def _new_vision(model: str, config: Any) -> Any:  # noqa: ANN401
 
 def _pretrained(family: Any, model: str, config: Any) -> Any:  # noqa: ANN401
     """Load a network whose weights may lack the head and what pools for it, but nothing else."""
-    from safetensors import SafetensorError
-
-    try:
+    with _reading(f"The model {model} cannot be loaded"):
         network, report = family.from_pretrained(
             model, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unloadable(model, error) from error
     inside = f"{network.base_model_prefix}."
-    lacking = sorted(key for key in report["missing_keys"] if key.startswith(inside) and "pooler" not in key)
+    absent = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    lacking = sorted(key for key in absent if key.startswith(inside) and "pooler" not in key)
     if lacking:
         raise ConfigError(f"{model} cannot carry a reward head: it lacks the weights {lacking[0]}.")
     return network

@@ -250,6 +250,7 @@ async def test_a_long_choice_is_not_cut_short_by_max_tokens():
 
 async def test_a_choice_is_understood_as_json_or_bare():
     forms = ["go south", " go south\n", '"go south"', "`go south`", '{ "action":"go south" }']
+    forms += [f"<think>\nNorth? go north?\n</think>\n\n{form}" for form in forms]
     async with asking(*map(answer, forms), max_attempts=1) as (llm, _):
         for _ in forms:
             assert await texts(llm, choices=DIRECTIONS) == ["go south"]

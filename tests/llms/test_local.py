@@ -20,9 +20,12 @@ from armap.types import Completion, Message, SamplingParams  # noqa: E402
 from tiny_model import (  # noqa: E402
     END,
     WORDS,
+    make_tiny_alibi_model,
     make_tiny_capped_model,
     make_tiny_model,
+    make_tiny_positioned_model,
     make_tiny_scaled_model,
+    make_tiny_turning_model,
     make_tiny_windowed_model,
 )
 
@@ -50,6 +53,7 @@ class Plain:
     def __init__(self, folder: str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.end = self.tokenizer.eos_token_id
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         said = [message.model_dump() for message in messages]
@@ -67,9 +71,7 @@ class Plain:
     def log_probs(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
         """Return what answers of one length are given, each as a row of its own."""
         prompt = self.prompt(messages)
-        answered = torch.tensor(
-            [[*self.tokenizer(answer).input_ids, self.tokenizer.eos_token_id] for answer in answers]
-        )
+        answered = torch.tensor([[*self.tokenizer(answer).input_ids, self.end] for answer in answers])
         rows = torch.cat([torch.tensor([prompt]).expand(len(answers), -1), answered], dim=1)
         log_probs = self.network(rows).logits[:, len(prompt) - 1 : -1].log_softmax(-1)
         return log_probs.gather(2, answered[:, :, None]).sum((1, 2)).tolist()
@@ -241,6 +243,36 @@ async def test_an_answer_is_no_longer_than_max_tokens_and_only_its_own_tokens_ar
         assert answers[0].usage.completion_tokens == sum(lengths)
 
 
+# Where a turn ends
+
+
+async def test_a_turn_ends_as_the_chat_template_ends_it_which_need_not_be_how_a_text_ends(tmp_path):
+    model = make_tiny_turning_model(tmp_path)
+    plain, llm = Plain(model), LocalLLM(model)
+    plain.end = plain.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert plain.end != plain.tokenizer.eos_token_id
+    for choice in CHOICES:
+        (alone,) = await llm.generate(ASK, n=1, sampling=DRAW, choices=[choice])
+        assert math.log(alone.choice_mass) == pytest.approx(plain.log_prob(ASK, choice), abs=1e-5)
+
+
+async def test_nothing_is_written_behind_the_end_of_a_turn_or_a_text_or_any_other_that_the_model_states(tmp_path):
+    model = make_tiny_turning_model(tmp_path, words=FEW_WORDS)
+    answers = await LocalLLM(model).generate(ASK, n=200, sampling=SamplingParams(seed=2, max_tokens=10))
+    # What ends an answer has no text, so that it could only be told by its having been counted.
+    assert answers[0].usage.completion_tokens == sum(len(answer.text.split()) for answer in answers)
+    ends = Plain(model).tokenizer.convert_tokens_to_ids([END, "<end_of_turn>", "<call>"])
+    assert all(Plain(model).next_token(ASK)[end] > 0.01 for end in ends)
+
+
+def test_a_chat_template_that_cannot_be_followed_is_refused_in_one_sentence(tmp_path):
+    make_tiny_model(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}{{ message.no.thing }}{% endfor %}")
+    with pytest.raises(ConfigError, match=r"chat template of .* writes no conversation: .*no attribute 'no'") as caught:
+        LocalLLM(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 # What holds for both
 
 
@@ -328,7 +360,26 @@ async def test_a_prompt_longer_than_the_model_reads_is_an_error_of_this_request_
     with pytest.raises(LLMError, match="reads at most 20") as caught:
         await llm.generate([Message(role="user", content="red " * 30)], n=1, sampling=DRAW)
     assert not caught.value.retryable
-    assert len(await llm.generate([Message(role="user", content="red")], n=1, sampling=DRAW)) == 1
+    assert len(await llm.generate([Message(role="user", content="red")], n=1, sampling=GREEDY)) == 1
+
+
+@pytest.mark.parametrize("make", [make_tiny_model, make_tiny_positioned_model])
+async def test_a_prompt_that_is_too_long_with_what_is_to_follow_is_an_error_and_one_that_just_fits_is_read(
+    tmp_path, make
+):
+    model = make(tmp_path, max_positions=20)
+    plain, llm = Plain(model), LocalLLM(model)
+    ask = [Message(role="user", content="red " * (20 - 5 - len(plain.prompt([Message(role="user", content="")]))))]
+    assert len(plain.prompt(ask)) == 15
+    fits, longer = "take red ball , leave", "take red ball , leave with"
+    (answer,) = await llm.generate(ask, n=1, sampling=DRAW, choices=[fits, "leave"])
+    assert 0 < answer.choice_mass < 1
+    with pytest.raises(LLMError, match=r"has 15 tokens and a choice 6, but .* reads at most 20") as caught:
+        await llm.generate(ask, n=1, sampling=DRAW, choices=[longer, "leave"])
+    assert not caught.value.retryable
+    assert len(await llm.generate(ask, n=9, sampling=SamplingParams(seed=1, max_tokens=6))) == 9
+    with pytest.raises(LLMError, match=r"has 15 tokens and an answer more than 5, but .* reads at most 20"):
+        await llm.generate(ask, n=9, sampling=SamplingParams(seed=1, max_tokens=7))
 
 
 async def test_a_model_that_scales_its_logits_is_drawn_from_as_it_would_write(tmp_path):
@@ -350,6 +401,11 @@ async def test_no_prompt_is_read_with_layers_that_would_see_a_part_of_it_only(tm
 def test_a_model_that_bends_its_logits_is_left_to_a_server(tmp_path):
     with pytest.raises(ConfigError, match=r"makes its logits in a way of its own; .* --base-url"):
         LocalLLM(make_tiny_capped_model(tmp_path))
+
+
+def test_a_model_that_cannot_be_told_where_tokens_are_is_left_to_a_server(tmp_path):
+    with pytest.raises(ConfigError, match=r"attends in a way of its own; .* --base-url"):
+        LocalLLM(make_tiny_alibi_model(tmp_path))
 
 
 def test_a_model_that_is_no_chat_model_is_refused(tmp_path):

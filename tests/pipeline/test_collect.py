@@ -171,6 +171,36 @@ async def test_invented_instructions_are_the_same_after_a_resumption(tmp_path):
     assert await run_collect(tmp_path / "twice", inventor=inventor()) == once
 
 
+class Asked(ScriptedLLM):
+    """Writes down how it is to draw."""
+
+    def __init__(self, said):
+        super().__init__(lambda messages, rng: said)
+        self.sampling = []
+
+    async def generate(self, messages, *, n, sampling, choices=None):
+        self.sampling.append(sampling)
+        return await super().generate(messages, n=n, sampling=sampling, choices=choices)
+
+
+@pytest.mark.parametrize(("room", "longest", "stop"), [(0, 96, ("\n",)), (4000, 4000, ())])
+async def test_what_was_thought_before_is_not_invented_and_whoever_has_room_to_think_is_not_stopped(
+    room, longest, stop
+):
+    llm = Asked("<think>\nOf what?\n</think>\n\n- Leave with a cone.\nThat is all.")
+    inventor = Inventor(llm, rules="", examples=TASKS[:3], forbidden=[], seed=0, reply_tokens=room)
+    world = LiveWorld(Toy)
+    assert (await inventor.invent(TASKS[0], world)).instruction == "Leave with a cone."
+    assert [(one.max_tokens, one.stop) for one in llm.sampling] == [(longest, stop)]
+    world.close()
+
+
+async def test_what_was_all_thought_is_no_invention_and_it_is_said_what_to_do(tmp_path):
+    assert await run_collect(tmp_path, inventor=inventor_that(lambda messages, rng: "<think>")) == []
+    assert {failure.failure.kind for failure in failures(tmp_path)} == {"LLMError"}
+    assert "cut short while the model was thinking; collect with more --reply-tokens" in str(failures(tmp_path)[0])
+
+
 @pytest.mark.parametrize("said", ["", "Task:", toy.tasks(1, 0, "test")[0].instruction])
 async def test_nothing_and_evaluation_tasks_are_no_inventions(tmp_path, said):
     assert await run_collect(tmp_path, inventor=inventor_that(lambda messages, rng: said)) == []

@@ -230,6 +230,34 @@ async def test_a_language_model_can_write_the_instructions(tmp_path):
     assert "the attempt came to nothing" in {record.reason for record in discarded}
 
 
+@pytest.mark.parametrize(("room", "longest"), [(0, 96), (4000, 4000)])
+async def test_what_was_thought_before_is_not_written_and_there_is_room_for_it(tmp_path, room, longest):
+    asked = set()
+
+    class Thinking(ScriptedLLM):
+        async def generate(self, messages, *, n, sampling, choices=None):
+            asked.add(sampling.max_tokens)
+            return await super().generate(messages, n=n, sampling=sampling, choices=choices)
+
+    def thinks(messages, rng):
+        return f"<think>\nHm.\n</think>\n\n{written_by_a_reader(messages, rng)}"
+
+    plain, _ = await run_stages(tmp_path / "plain", Toy, writer=LLMWriter(ScriptedLLM(written_by_a_reader), seed=0))
+    writer = LLMWriter(Thinking(thinks), seed=0, reply_tokens=room)
+    pairs, _ = await run_stages(tmp_path / "thinking", Toy, writer=writer)
+    assert [pair.task for pair in by_id(pairs)] == [pair.task for pair in by_id(plain)]
+    assert asked == {longest}
+
+
+async def test_what_was_all_thought_is_a_failure_of_the_model_and_not_of_the_attempt(tmp_path):
+    pairs, discarded = await run_stages(
+        tmp_path, Toy, writer=LLMWriter(ScriptedLLM(lambda messages, rng: "<think>\nLeave with it."), seed=0)
+    )
+    assert pairs == []
+    assert "failed: LLMError" in {record.reason for record in discarded}
+    assert "the attempt came to nothing" not in {record.reason for record in discarded}
+
+
 async def test_a_model_that_repeats_an_evaluation_instruction_is_not_listened_to(tmp_path):
     task = TRAINING[Toy][0]
     writer = LLMWriter(ScriptedLLM(lambda messages, rng: task.instruction.upper()), seed=0)

@@ -35,6 +35,19 @@ async def test_the_model_is_asked_for_several_grades_and_sees_the_whole_attempt(
     assert score == pytest.approx(fmean(drawn) / 10)
 
 
+async def test_a_model_that_reasons_has_room_to_do_so():
+    longest = []
+
+    class Recording(ScriptedLLM):
+        async def generate(self, messages, *, n, sampling, choices=None):
+            longest.append(sampling.max_tokens)
+            return await super().generate(messages, n=n, sampling=sampling, choices=choices)
+
+    for settings in ({}, {"reply_tokens": 4000}):
+        await PromptedRewardModel(Recording(), **settings).score(TRAJECTORIES[:1])
+    assert longest == [4, 4000]
+
+
 async def test_a_model_without_an_answer_gives_no_score():
     def mute(messages, rng):
         raise LLMError("the server is down")

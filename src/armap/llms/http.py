@@ -22,6 +22,7 @@ import httpx
 
 from armap.connections import Limits, Reply, connections_to
 from armap.errors import ConfigError, LLMError
+from armap.thoughts import without_thought
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
 
@@ -411,7 +412,7 @@ def _server_message(content: bytes) -> str | None:
 
 def _chosen(text: str, choices: Sequence[str]) -> str | None:
     """Return the choice that `text` names, as the JSON asked for or, where a server knows no schemas, bare."""
-    bare = text.strip()
+    bare = (without_thought(text) or "").strip()
     readings = (_get(_decoded(bare), "action"), text, bare, bare.strip("\"'`"))
     return next((choice for reading in readings for choice in choices if choice == reading), None)
 

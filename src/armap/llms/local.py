@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from armap import weights
 from armap.errors import ConfigError, LLMError
+from armap.llms import turns
 from armap.seeds import rng_for
 from armap.tokentree import TokenTree
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -79,8 +80,10 @@ class LocalLLM:
         self._cache_argument = weights.cache_argument(self._body)
         self._unembed: Any = local.network.get_output_embeddings()
         self._logit_scale = _logit_scale(local)
-        self._end = _end_of_turn(local)
-        self._has_system_turn = _has_system_turn(local)
+        self._longest = _longest(local)
+        self._end = turns.end_of_turn(local)
+        self._stops = turns.stops(local)
+        self._has_system_turn = turns.has_system_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-llm")
@@ -136,6 +139,9 @@ class LocalLLM:
     def _score_choices(self, ids: list[int], choices: tuple[str, ...]) -> _Choices:
         """Return the log-probability of every choice, computed together with what is new of the prompt."""
         sequences = [self._tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
+        most = max(map(len, sequences))
+        if len(ids) + most > self._longest:
+            raise self._too_long(f"{len(ids)} tokens and a choice {most}")
         log_probs: list[float] = []
         reused, computed = None, 0
         for chunk in _chunks(sequences):
@@ -170,11 +176,13 @@ class LocalLLM:
                 kept = [
                     (i, token)
                     for i, token in zip(writing, tokens, strict=True)
-                    if token != self._end and answers[i].add(token)
+                    if token not in self._stops and answers[i].add(token)
                 ]
                 writing = [i for i, _ in kept]
                 if not writing or step == sampling.max_tokens - 1:
                     break
+                if len(prompt_ids) + step == self._longest:
+                    raise self._too_long(f"{len(prompt_ids)} tokens and an answer more than {step}")
                 owners = np.concatenate([owners, np.array(writing)])
                 seen = owners[None, :] == np.array(writing)[:, None]
                 positions = [len(prompt_ids) + step] * len(writing)
@@ -201,13 +209,12 @@ class LocalLLM:
             [message.model_dump() for message in messages], add_generation_prompt=True, tokenize=False
         )
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        limit = self._body.config.max_position_embeddings
-        if weights.attends_to_part(self._body.config, len(ids)):
-            # Further back some layers would not look, but ours do.
-            limit = min(limit, self._body.config.sliding_window)
-        if len(ids) > limit:
-            raise LLMError(f"The prompt has {len(ids)} tokens, but {self.name} reads at most {limit}.")
+        if len(ids) > self._longest:
+            raise self._too_long(f"{len(ids)} tokens")
         return ids
+
+    def _too_long(self, has: str) -> LLMError:
+        return LLMError(f"The prompt has {has}, but {self.name} reads at most {self._longest}.")
 
     def _read(self, ids: list[int], branches: Sequence[list[int]] = ()) -> tuple[_Prompt, TokenTree, torch.Tensor]:
         """Run a prompt through the network, and in the same pass what may follow it.
@@ -320,11 +327,14 @@ def _logit_scale(local: weights.LocalModel) -> float:
         ConfigError: it does something else with it, or remembers something else than keys and values.
     """
     own = f"of its own; let a server such as vLLM or llama.cpp run {local.name}, and give its address with --base-url."
-    if weights.attends_to_part(local.network.base_model.config, 1):
+    body = local.network.base_model
+    # Unless it is told where tokens are, the choices cannot all stand behind the same prompt.
+    told = "position_ids" in inspect.signature(body.forward).parameters and not getattr(body.config, "alibi", False)
+    if not told or weights.attends_to_part(body.config, 1):
         raise ConfigError(f"{local.name} attends in a way {own}")
     ids = torch.tensor([[1, 2, 3, 4]], device=local.network.device)
     with torch.inference_mode():
-        plain = local.network.get_output_embeddings()(local.network.base_model(input_ids=ids).last_hidden_state)
+        plain = local.network.get_output_embeddings()(body(input_ids=ids).last_hidden_state)
         usual = local.network(input_ids=ids).logits
     scale = float((usual * plain).sum() / plain.square().sum())
     if not torch.allclose(usual, plain * scale, rtol=0.01, atol=0.001 * float(usual.abs().max())):
@@ -332,24 +342,12 @@ def _logit_scale(local: weights.LocalModel) -> float:
     return 1.0 if math.isclose(scale, 1.0, rel_tol=0.001) else scale
 
 
-def _end_of_turn(local: weights.LocalModel) -> int:
-    """Return the token with which the model ends its turn."""
-    end: int | None = local.tokenizer.eos_token_id
-    if end is None or local.tokenizer.chat_template is None:
-        lacking = "end-of-turn token" if end is None else "chat template"
-        raise ConfigError(f"The tokenizer of {local.name} has no {lacking}; use an instruct model.")
-    return end
-
-
-def _has_system_turn(local: weights.LocalModel) -> bool:
-    """Say whether the model knows instructions of a system; Gemma, for one, is told them by the user."""
-    try:
-        local.tokenizer.apply_chat_template(
-            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}], tokenize=False
-        )
-    except TemplateError:
-        return False
-    return True
+def _longest(local: weights.LocalModel) -> int:
+    """Return how many tokens the model reads at most."""
+    config = local.network.base_model.config.get_text_config()
+    limit: int = config.max_position_embeddings
+    # Further back some layers would not look, but ours do.
+    return min(limit, config.sliding_window) if weights.attends_to_part(config, limit) else limit
 
 
 def _beginning(cache: Any, length: int | None = None) -> Any:  # noqa: ANN401

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from armap.engines.local import each
 from armap.errors import PolicyError, RunError
-from armap.pipeline.writers import INSTRUCTION_TOKENS, instructed
+from armap.pipeline.writers import INSTRUCTION_TOKENS, instructed, instruction_in
 from armap.planners.rollouts import rollouts
 from armap.prompts import load_prompt
 from armap.protocols import LLM, Policy, World
@@ -29,23 +29,34 @@ class Inventor:
         examples: tasks whose instructions show the style; other ones are shown each time.
         forbidden: evaluation tasks, none of which may be invented.
         seed: decides its draws.
+        reply_tokens: longest reply, where that is more than an instruction needs: a model that reasons thinks before.
 
     Source: ARMAP, instruction synthesis; the wording is ours.
     """
 
-    def __init__(self, llm: LLM, *, rules: str, examples: Sequence[Task], forbidden: Iterable[Task], seed: int) -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        rules: str,
+        examples: Sequence[Task],
+        forbidden: Iterable[Task],
+        seed: int,
+        reply_tokens: int = 0,
+    ) -> None:
         self._llm = llm
         self._rules = rules
         self._examples = examples
         self._forbidden = {task.instruction for task in forbidden}
         self._seed = seed
+        self._reply_tokens = reply_tokens
 
     async def invent(self, task: Task, world: World) -> Task:
         """Return a task with the same start and another instruction.
 
         Raises:
             EnvError: the task cannot be started.
-            LLMError: the model gave no answer.
+            LLMError: the model gave no answer, or was still thinking.
             PolicyError: it invented nothing, or an evaluation task.
         """
         start = (await world.start(task)).observation.text.replace(task.instruction, "")
@@ -57,9 +68,14 @@ class Inventor:
             Message(role="system", content=load_prompt("collect_invent")),
             Message(role="user", content=asked),
         ]
-        sampling = SamplingParams(max_tokens=INSTRUCTION_TOKENS, stop=("\n",), seed=rng.getrandbits(48))
+        sampling = SamplingParams(
+            max_tokens=max(INSTRUCTION_TOKENS, self._reply_tokens),
+            # A small model would write on behind its instruction; one that has room to think does so on several lines.
+            stop=() if self._reply_tokens > INSTRUCTION_TOKENS else ("\n",),
+            seed=rng.getrandbits(48),
+        )
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
-        instruction = completion.text.strip().removeprefix("Task:").strip(" -")
+        instruction = instruction_in(completion).strip(" -")
         if not instruction:
             raise PolicyError(f"no instruction was invented for task {task.id!r}")
         if instruction in self._forbidden:

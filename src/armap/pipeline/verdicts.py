@@ -11,6 +11,8 @@ from armap.seeds import stable_hash
 from armap.types import Message, SamplingParams, Trajectory, Usage
 
 _LETTERS = ("A", "B")
+_VERDICT_TOKENS = 4
+"""Longest verdict, unless replies may be longer."""
 
 
 class Verdict(NamedTuple):
@@ -28,13 +30,19 @@ class PairJudge:
     Models prefer what they are shown first, or last, so each comparison is made in both orders; whoever asks decides
     what it means if they disagree. A verdict is one of the two letters, or the model's failure: none is guessed.
 
+    Args:
+        llm: the language model.
+        seed: decides its draws.
+        reply_tokens: longest reply, where that is more than a letter needs: a model that reasons thinks before.
+
     Source: ARMAP lets nobody check; both orders: Zheng et al., Judging LLM-as-a-judge, 2023.
     """
 
-    def __init__(self, llm: LLM, *, seed: int) -> None:
+    def __init__(self, llm: LLM, *, seed: int, reply_tokens: int = 0) -> None:
         self.name = llm.name
         self._llm = llm
         self._seed = seed
+        self._max_tokens = max(_VERDICT_TOKENS, reply_tokens)
 
     async def compare(self, first: Trajectory, second: Trajectory) -> Verdict:
         """Ask about two trajectories of one task.
@@ -56,6 +64,6 @@ class PairJudge:
             Message(role="user", content=question),
         ]
         seed = stable_hash(self._seed, a.id, b.id) >> 16
-        sampling = SamplingParams(temperature=0.0, max_tokens=4, seed=seed)
+        sampling = SamplingParams(temperature=0.0, max_tokens=self._max_tokens, seed=seed)
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling, choices=_LETTERS)
         return completion.text, completion.usage

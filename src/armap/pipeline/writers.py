@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from armap.errors import RAISED_BY_MISTAKE, ConfigError, told_of
+from armap.errors import RAISED_BY_MISTAKE, ConfigError, LLMError, told_of
 from armap.prompts import load_prompt
 from armap.protocols import LLM, HindsightWriter
 from armap.seeds import stable_hash
+from armap.thoughts import CUT_SHORT, without_thought
 from armap.types import Completion, Message, SamplingParams, Task, Trajectory, Usage
 
 INSTRUCTION_TOKENS = 96
-"""Longest instruction that is written or invented."""
+"""Longest instruction that is written or invented, unless replies may be longer."""
 _MARK = " ~ "
 """Stands in the id of a task before what tells its other instruction."""
 _SEEN_CHARS = 400
@@ -94,28 +95,29 @@ class LLMWriter:
         llm: the language model.
         seed: decides its draws.
         elaborate: whether the second step is taken.
+        reply_tokens: longest reply, where that is more than an instruction needs: a model that reasons thinks before.
 
     Source: ARMAP, instruction refinement, both steps; the wording is ours.
     """
 
     may_leak = True
 
-    def __init__(self, llm: LLM, *, seed: int, elaborate: bool = True) -> None:
+    def __init__(self, llm: LLM, *, seed: int, elaborate: bool = True, reply_tokens: int = 0) -> None:
         self.name = llm.name
         self._llm = llm
         self._seed = seed
         self._elaborate = elaborate
+        self._max_tokens = max(INSTRUCTION_TOKENS, reply_tokens)
 
     async def rewrite(self, trajectory: Trajectory) -> Written:
         """Return the task with the instruction the model wrote, None if it wrote nothing."""
         log = as_log(trajectory)
-        restored = await self._ask(
+        instruction, usage = await self._ask(
             "synthesize_restore", f"Original task: {trajectory.task.instruction}\n\n{log}", trajectory
         )
-        instruction, usage = _first_line(restored), restored.usage
         if instruction and self._elaborate:
-            elaborated = await self._ask("synthesize_elaborate", f"Task: {instruction}\n\n{log}", trajectory)
-            instruction, usage = _first_line(elaborated) or instruction, usage + elaborated.usage
+            elaborated, more = await self._ask("synthesize_elaborate", f"Task: {instruction}\n\n{log}", trajectory)
+            instruction, usage = elaborated or instruction, usage + more
         if not instruction:
             return Written(None, usage)
         return Written(instructed(trajectory.task, instruction), usage)
@@ -124,12 +126,12 @@ class LLMWriter:
         """Compare the last observations."""
         return a.final_observation.text == b.final_observation.text
 
-    async def _ask(self, prompt: str, said: str, trajectory: Trajectory) -> Completion:
+    async def _ask(self, prompt: str, said: str, trajectory: Trajectory) -> tuple[str, Usage]:
         messages = [Message(role="system", content=load_prompt(prompt)), Message(role="user", content=said)]
         seed = stable_hash(self._seed, trajectory.id) >> 16
-        sampling = SamplingParams(temperature=0.0, max_tokens=INSTRUCTION_TOKENS, seed=seed)
+        sampling = SamplingParams(temperature=0.0, max_tokens=self._max_tokens, seed=seed)
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
-        return completion
+        return instruction_in(completion), completion.usage
 
 
 def instructed(task: Task, instruction: str) -> Task:
@@ -152,6 +154,14 @@ def as_log(trajectory: Trajectory) -> str:
     return "\n".join([*lines, trajectory.final_observation.text])
 
 
-def _first_line(completion: Completion) -> str:
-    written = completion.text.strip().removeprefix("Task:").strip().splitlines()
+def instruction_in(completion: Completion) -> str:
+    """Return the instruction that a language model wrote: its first line, or nothing.
+
+    Raises:
+        LLMError: it was still thinking.
+    """
+    said = without_thought(completion.text)
+    if said is None:
+        raise LLMError(f"an instruction was {CUT_SHORT}")
+    written = said.strip().removeprefix("Task:").strip().splitlines()
     return written[0] if written else ""

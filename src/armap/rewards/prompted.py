@@ -14,6 +14,8 @@ from armap.together import together
 from armap.types import Message, SamplingParams, Trajectory
 
 _GRADES = tuple(map(str, range(11)))
+_GRADE_TOKENS = 4
+"""Longest answer, unless replies may be longer."""
 _ANSWERS = 4
 """Grades drawn for a trajectory, whose mean is its score: one alone leaves many trajectories equal."""
 
@@ -24,14 +26,16 @@ class PromptedRewardModel:
     Args:
         llm: the language model.
         seed: decides its draws.
+        reply_tokens: longest reply, where that is more than a grade needs: a model that reasons thinks before.
 
     Source: ARMAP, language model as reward model, an ablation; the wording and the grades are ours.
     """
 
-    def __init__(self, llm: LLM, *, seed: int = 0) -> None:
+    def __init__(self, llm: LLM, *, seed: int = 0, reply_tokens: int = 0) -> None:
         self.name = f"prompted {llm.name}"
         self._llm = llm
         self._seed = seed
+        self._max_tokens = max(_GRADE_TOKENS, reply_tokens)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """Return one score per trajectory from 0 to 1; see `armap.protocols.RewardModel.score`.
@@ -51,7 +55,7 @@ class PromptedRewardModel:
             Message(role="system", content=load_prompt("score_trajectory")),
             Message(role="user", content=f"{shown}\n\nHow far, from 0 to 10?"),
         ]
-        sampling = SamplingParams(max_tokens=4, seed=stable_hash(self._seed, shown) >> 16)
+        sampling = SamplingParams(max_tokens=self._max_tokens, seed=stable_hash(self._seed, shown) >> 16)
         try:
             answers = await self._llm.generate(messages, n=_ANSWERS, sampling=sampling, choices=_GRADES)
         except LLMError as error:
