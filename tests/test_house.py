@@ -31,6 +31,7 @@ SHARED = {
     "envs.play",
     "envs.own",
     "envs.task_config",
+    "llms.chat_protocol",
     "rewards.chat_template",
     "rewards.conversation",
     "rewards.rendering",

@@ -325,7 +325,9 @@ BAD_BODIES = [
     {"choices": [{"message": "a"}]},
     {"choices": [choice(None)]},
     {"choices": [choice(None, reasoning_content="hm, let me think")]},
-    {"choices": [choice([{"type": "text", "text": "a"}])]},
+    {"choices": [choice([])]},
+    {"choices": [choice([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}])]},
+    {"choices": [choice([{"type": "text", "text": 3}, {"type": "text"}, "text"])]},
     {"choices": [choice(3)]},
     {"choices": [choice("", finish_reason="length")]},
     {"choices": [choice("", finish_reason=None)]},
@@ -528,6 +530,14 @@ async def test_an_endless_error_page_is_still_the_error_it_is():
 async def test_an_empty_answer_is_an_answer_if_the_model_stopped_there():
     async with asking(answer("")) as (llm, _):
         assert await texts(llm) == [""]
+
+
+async def test_an_answer_in_parts_is_its_texts_without_the_thoughts():
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thinking, {"type": "text", "text": "go "}, {"type": "text", "text": "south"}]
+    async with asking(answer(parts), answer(parts), max_attempts=1) as (llm, _):
+        assert await texts(llm) == ["go south"]
+        assert await texts(llm, choices=DIRECTIONS) == ["go south"]
 
 
 async def test_text_that_cannot_be_stored_is_made_storable():

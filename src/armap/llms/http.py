@@ -1,7 +1,7 @@
 """A language model behind any OpenAI-compatible `/chat/completions` endpoint.
 
-Three things meet here: a question (what one call of `generate` wants, and how it reads a reply), an attempt (one
-HTTP request, bounded in time and size), and the policy that decides which failed attempts are worth repeating.
+Two things meet here: an attempt (one HTTP request, bounded in time and size), and the policy that decides which failed
+attempts are worth repeating. What is asked, and how replies are read, is in `chat_protocol`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import uniform
@@ -22,6 +21,7 @@ import httpx
 
 from armap.connections import Limits, Reply, connections_to
 from armap.errors import ConfigError, LLMError
+from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, Question, counted, decoded, member, server_message
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
 
@@ -41,8 +41,6 @@ _ADVICE = {
     403: "; check the API key (ARMAP_API_KEY)",
     404: "; check the base URL and the name of the model",
 }
-_COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class HTTPLLM:
@@ -144,7 +142,7 @@ class HTTPLLM:
         Raises:
             LLMError: the server refused the request, or gave too few usable answers in all attempts.
         """
-        question = _Question(self._model, messages, n, sampling, choices)
+        question = Question(self._model, messages, n, sampling, choices)
         joint = _Answers([], 0, Usage())
         if n > 1 and self._server_takes_n:
             joint = await self._ask(question, n=n)
@@ -165,7 +163,7 @@ class HTTPLLM:
         """Close the connections; the model cannot be asked again."""
         await self._connections.close()
 
-    async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Answers:
+    async def _ask(self, question: Question, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
         usage, attempts, bad_replies, replies_before = Usage(), 0, 0, self._replies
         while True:
@@ -173,9 +171,9 @@ class HTTPLLM:
             try:
                 # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
                 content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
-                reply = _decoded(content)
+                reply = decoded(content)
                 usage += self._usage(reply)
-                choices = _get(reply, "choices")
+                choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
                 if answers := question.answers(choices):
                     return _Answers(answers, len(choices), usage)
@@ -220,7 +218,7 @@ class HTTPLLM:
 
     def _unusable(self, content: bytes, choices: Sequence[object], *, offered: bool) -> _AttemptError:
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
-        cut = any(_get(choice, "finish_reason") == "length" for choice in choices)
+        cut = any(member(choice, "finish_reason") == "length" for choice in choices)
         said = f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}"
         # What is on offer is sent as a schema, which not every server heeds.
         return _AttemptError(
@@ -231,12 +229,12 @@ class HTTPLLM:
         status = reply.status
         text = reply.content.decode(errors="replace")
         return _AttemptError(
-            f"HTTP {status}{self._quoted(_server_message(reply.content) or text)}",
+            f"HTTP {status}{self._quoted(server_message(reply.content) or text)}",
             retryable=status in RETRYABLE_STATUSES or status >= 500,
             status=status,
             unavailable=status in UNAVAILABLE_STATUSES,
             retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
-            blames_n=status in (400, 422) and _COMPLAINT_ABOUT_N.search(text) is not None,
+            blames_n=status in (400, 422) and COMPLAINT_ABOUT_N.search(text) is not None,
         )
 
     def _wait_s(self, attempts: int, asked_s: float) -> float:
@@ -248,14 +246,14 @@ class HTTPLLM:
         return max(uniform(0, min(self._backoff_s * 2 ** (attempts - 1), cap_s)), min(asked_s, cap_s))
 
     def _usage(self, reply: object) -> Usage:
-        counts = _get(reply, "usage")
-        prompt_tokens = _count(counts, "prompt_tokens")
-        completion_tokens = _count(counts, "completion_tokens")
+        counts = member(reply, "usage")
+        prompt_tokens = counted(counts, "prompt_tokens")
+        completion_tokens = counted(counts, "completion_tokens")
         prompt_price, completion_price = self._price_usd_per_million
         return Usage(
             calls=1,
             prompt_tokens=prompt_tokens,
-            cached_tokens=_count(_get(counts, "prompt_tokens_details"), "cached_tokens"),
+            cached_tokens=counted(member(counts, "prompt_tokens_details"), "cached_tokens"),
             completion_tokens=completion_tokens,
             cost_usd=(prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6,
         )
@@ -266,69 +264,6 @@ class HTTPLLM:
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         return f" ({text[:EXCERPT_CHARS]})" if text else ""
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What one call of `generate` wants: the requests it sends, and how it reads the replies."""
-
-    model: str
-    messages: Sequence[Message]
-    n: int
-    sampling: SamplingParams
-    choices: Sequence[str] | None
-
-    def body(self, n: int, *, seed_offset: int) -> bytes:
-        """Return the request for `n` of the answers."""
-        fields: dict[str, object] = {
-            "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_tokens,
-        }
-        if n > 1:
-            fields["n"] = n
-        if self.sampling.seed is not None:
-            # Servers keep seeds in 32 or 64 bits, signed or not; 31 bits fit all of them.
-            fields["seed"] = (self.sampling.seed + seed_offset) % 2**31
-        if self.choices is not None:
-            fields |= self._choice_fields(self.choices)
-        elif self.sampling.stop:
-            fields["stop"] = self.sampling.stop
-        return json.dumps(fields).encode()
-
-    def _choice_fields(self, choices: Sequence[str]) -> dict[str, object]:
-        schema = {
-            "type": "object",
-            "properties": {"action": {"type": "string", "enum": list(choices)}},
-            "required": ["action"],
-            "additionalProperties": False,
-        }
-        # The schema bounds the answer already, and one that is cut short is lost; a token is at least one byte.
-        longest = max(len(json.dumps({"action": choice})) for choice in choices)
-        return {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "action", "strict": True, "schema": schema},
-            },
-            "max_tokens": max(self.sampling.max_tokens, longest),
-        }
-
-    def answers(self, choices: Iterable[object]) -> list[str]:
-        """Return the usable answers among a reply's `choices`."""
-        return [answer for answer in map(self._answer, choices) if answer is not None]
-
-    def _answer(self, choice: object) -> str | None:
-        text = _get(_get(choice, "message"), "content")
-        # An empty text is an answer only if the model chose to stop there.
-        if not isinstance(text, str) or not (text or _get(choice, "finish_reason") == "stop"):
-            return None
-        if self.choices is not None:
-            return _chosen(text, self.choices)
-        for stop in self.sampling.stop:
-            text = text.partition(stop)[0]
-        return _UNSTORABLE.sub("\ufffd", text)
 
 
 class _Answers(NamedTuple):
@@ -399,36 +334,3 @@ def _retry_after_s(header: str) -> float:
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return (date - datetime.now(UTC)).total_seconds()
-
-
-def _server_message(content: bytes) -> str | None:
-    """Return what an error body says in words, in any of the forms in use."""
-    reply = _decoded(content)
-    error = _get(reply, "error")
-    places = (_get(error, "message"), error, _get(reply, "message"), _get(reply, "detail"))
-    return next((text for text in places if isinstance(text, str)), None)
-
-
-def _chosen(text: str, choices: Sequence[str]) -> str | None:
-    """Return the choice that `text` names, as the JSON asked for or, where a server knows no schemas, bare."""
-    bare = text.strip()
-    readings = (_get(_decoded(bare), "action"), text, bare, bare.strip("\"'`"))
-    return next((choice for reading in readings for choice in choices if choice == reading), None)
-
-
-def _decoded(text: str | bytes) -> object:
-    """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _get(value: object, key: str) -> object:
-    """Return a member of a decoded JSON value of unknown shape, or None."""
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _count(value: object, key: str) -> int:
-    count = _get(value, key)
-    return count if isinstance(count, int) and 0 <= count < 2**53 else 0

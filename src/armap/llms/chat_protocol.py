@@ -1,0 +1,120 @@
+"""OpenAI's chat protocol: the requests that a question becomes, and what is read out of replies of any shape."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from armap.types import Message, SamplingParams
+
+COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
+"""What a server says that refuses to give several answers at a time."""
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one call of `generate` wants: the requests it sends, and how it reads the replies."""
+
+    model: str
+    messages: Sequence[Message]
+    n: int
+    sampling: SamplingParams
+    choices: Sequence[str] | None
+
+    def body(self, n: int, *, seed_offset: int) -> bytes:
+        """Return the request for `n` of the answers."""
+        fields: dict[str, object] = {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_tokens": self.sampling.max_tokens,
+        }
+        if n > 1:
+            fields["n"] = n
+        if self.sampling.seed is not None:
+            # Servers keep seeds in 32 or 64 bits, signed or not; 31 bits fit all of them.
+            fields["seed"] = (self.sampling.seed + seed_offset) % 2**31
+        if self.choices is not None:
+            fields |= self._choice_fields(self.choices)
+        elif self.sampling.stop:
+            fields["stop"] = self.sampling.stop
+        return json.dumps(fields).encode()
+
+    def _choice_fields(self, choices: Sequence[str]) -> dict[str, object]:
+        schema = {
+            "type": "object",
+            "properties": {"action": {"type": "string", "enum": list(choices)}},
+            "required": ["action"],
+            "additionalProperties": False,
+        }
+        # The schema bounds the answer already, and one that is cut short is lost; a token is at least one byte.
+        longest = max(len(json.dumps({"action": choice})) for choice in choices)
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "action", "strict": True, "schema": schema},
+            },
+            "max_tokens": max(self.sampling.max_tokens, longest),
+        }
+
+    def answers(self, choices: Iterable[object]) -> list[str]:
+        """Return the usable answers among a reply's `choices`."""
+        return [answer for answer in map(self._answer, choices) if answer is not None]
+
+    def _answer(self, choice: object) -> str | None:
+        text = _text(member(member(choice, "message"), "content"))
+        # An empty text is an answer only if the model chose to stop there.
+        if text is None or not (text or member(choice, "finish_reason") == "stop"):
+            return None
+        if self.choices is not None:
+            return _chosen(text, self.choices)
+        for stop in self.sampling.stop:
+            text = text.partition(stop)[0]
+        return _UNSTORABLE.sub("\ufffd", text)
+
+
+def server_message(content: bytes) -> str | None:
+    """Return what an error body says in words, in any of the forms in use."""
+    reply = decoded(content)
+    error = member(reply, "error")
+    places = (member(error, "message"), error, member(reply, "message"), member(reply, "detail"))
+    return next((text for text in places if isinstance(text, str)), None)
+
+
+def decoded(text: str | bytes) -> object:
+    """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def member(value: object, key: str) -> object:
+    """Return a member of a decoded JSON value of unknown shape, or None."""
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def counted(value: object, key: str) -> int:
+    """Return a number of tokens that a server reports, or 0 if it is none."""
+    count = member(value, key)
+    return count if isinstance(count, int) and 0 <= count < 2**53 else 0
+
+
+def _text(content: object) -> str | None:
+    """Return what a message says; a model that reasons may give its thoughts as parts of another type."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    said = [member(part, "text") for part in content if member(part, "type") == "text"]
+    texts = [text for text in said if isinstance(text, str)]
+    return "".join(texts) if texts else None
+
+
+def _chosen(text: str, choices: Sequence[str]) -> str | None:
+    """Return the choice that `text` names, as the JSON asked for or, where a server knows no schemas, bare."""
+    bare = text.strip()
+    readings = (member(decoded(bare), "action"), text, bare, bare.strip("\"'`"))
+    return next((choice for reading in readings for choice in choices if choice == reading), None)
