@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "errors", "seeds", "canonical", "together", "user_cache"},
+    {"types", "seeds", "canonical", "together", "user_cache"},
+    {"errors"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},

@@ -391,8 +391,25 @@ async def test_a_server_that_is_not_there_is_an_error_that_says_so():
 async def test_a_reasoning_model_that_runs_out_of_tokens_is_told_apart():
     thinking = body({"choices": [choice(None, finish_reason="length", reasoning_content="hm")]})
     async with asking(otherwise=thinking, max_attempts=1) as (llm, _):
-        with pytest.raises(LLMError, match="cut short by max_tokens"):
-            await texts(llm)
+        for choices in (None, DIRECTIONS):
+            with pytest.raises(LLMError, match=r"cut short by max_tokens=32 .* more --reply-tokens") as caught:
+                await texts(llm, choices=choices)
+            assert "--free" not in str(caught.value)
+
+
+async def test_an_answer_that_is_too_long_is_paid_for_twice_and_not_for_ever():
+    too_long = answer(None, finish_reason="length")
+    async with asking(otherwise=too_long, max_attempts=8) as (llm, server):
+        for n in (1, 3):
+            with pytest.raises(LLMError, match=r"in 2 attempts; the last one brought .* cut short"):
+                await texts(llm, n=n)
+    assert len(server.requests) == 4
+
+
+async def test_an_answer_that_is_too_long_is_asked_for_again_where_others_are_short_enough():
+    too_long = answer(None, finish_reason="length")
+    async with asking(answer("a"), *[too_long] * 3, answer("b")) as (llm, _):
+        assert await texts(llm, n=2) == ["a", "b"]
 
 
 # Failures that stay
@@ -429,14 +446,15 @@ async def test_the_key_is_never_raised_logged_or_shown_even_if_the_server_echoes
     assert len(message) < 350
 
 
-async def test_secrets_of_the_base_url_stay_out_of_name_and_errors(caplog):
+async def test_secrets_of_the_base_url_stay_out_of_errors_and_the_name_is_the_model_s_alone(caplog):
     caplog.set_level(logging.INFO)
     async with HostileServer([refusal(404, "no user ann:hidden-1 with hidden-2")]) as server:
         llm = HTTPLLM(base_url=f"http://ann:hidden-1@{server.address}/v1?key=hidden-2#x", model="m")
         with pytest.raises(LLMError) as caught:
             await texts(llm)
         await llm.close()
-    assert llm.name == f"m @ {server.base_url}"
+    assert llm.name == "m"
+    assert str(caught.value).startswith(f"m @ {server.base_url} gave")
     assert "hidden" not in str(caught.value)
     assert "hidden-1" not in caplog.text
 
@@ -583,6 +601,37 @@ async def test_an_answer_without_sensible_usage_counts_as_a_call_without_tokens(
     assert completion.usage == Usage(calls=1)
 
 
+PAID = {"prompt_tokens": 100, "completion_tokens": 7}
+
+
+async def test_what_was_spent_in_vain_is_part_of_the_failure():
+    script = [answer("a", usage=PAID), answer("b", usage=PAID), answer(None, usage=PAID), refusal(503)]
+    settings = {"concurrency": 1, "max_attempts": 2, "price_usd_per_million": (10.0, 0.0)}
+    async with asking(*script, otherwise=refusal(400), **settings) as (llm, _):
+        with pytest.raises(LLMError) as caught:
+            await llm.generate(QUESTION, n=3, sampling=SAMPLING)
+        with pytest.raises(LLMError) as refused:
+            await llm.generate(QUESTION, n=3, sampling=SAMPLING)
+    usage = caught.value.usage
+    assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (3, 300, 21)
+    assert usage.cost_usd == pytest.approx(0.003)
+    assert refused.value.usage == Usage()
+
+
+@pytest.mark.parametrize("takes_n", [True, False])
+async def test_whoever_stops_waiting_learns_which_answers_there_are_if_they_came_one_at_a_time(takes_n):
+    first = answer(*"ab", usage=PAID) if takes_n else answer("a", usage=PAID)
+    async with asking(first, answer("c", usage=PAID), otherwise=late(5, echo), concurrency=1) as (llm, _):
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.3):
+                await llm.generate(QUESTION, n=6, sampling=SAMPLING)
+    spent = caught.value.__cause__.__cause__
+    assert isinstance(spent, LLMError)
+    assert (spent.usage.calls, spent.usage.tokens) == (2, 214)
+    assert [one.text for one in spent.answers] == ([] if takes_n else ["a", "c"])
+    assert sum((one.usage for one in spent.answers), Usage()) == (Usage() if takes_n else spent.usage)
+
+
 async def test_answers_are_not_mixed_up_among_concurrent_calls_in_a_storm():
     draw = random.Random(0)
     weights = {refusal(429, Retry_After="0"): 30, refusal(500): 10, reset: 5, half_body: 2, late(0.02, echo): 53}
@@ -638,7 +687,8 @@ async def test_the_environment_names_server_model_and_key():
         llm = HTTPLLM.from_environment(environ)
         await texts(llm)
         await llm.close()
-    assert llm.name == f"small @ {server.base_url}"
+    assert llm.name == "small"
+    assert len(server.requests) == 1
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 

@@ -31,7 +31,7 @@ class Question:
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_tokens,
+            "max_tokens": self.max_tokens,
         }
         if n > 1:
             fields["n"] = n
@@ -39,27 +39,17 @@ class Question:
             # Servers keep seeds in 32 or 64 bits, signed or not; 31 bits fit all of them.
             fields["seed"] = (self.sampling.seed + seed_offset) % 2**31
         if self.choices is not None:
-            fields |= self._choice_fields(self.choices)
+            fields["response_format"] = _one_of(self.choices)
         elif self.sampling.stop:
             fields["stop"] = self.sampling.stop
         return json.dumps(fields).encode()
 
-    def _choice_fields(self, choices: Sequence[str]) -> dict[str, object]:
-        schema = {
-            "type": "object",
-            "properties": {"action": {"type": "string", "enum": list(choices)}},
-            "required": ["action"],
-            "additionalProperties": False,
-        }
-        # The schema bounds the answer already, and one that is cut short is lost; a token is at least one byte.
-        longest = max(len(json.dumps({"action": choice})) for choice in choices)
-        return {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "action", "strict": True, "schema": schema},
-            },
-            "max_tokens": max(self.sampling.max_tokens, longest),
-        }
+    @property
+    def max_tokens(self) -> int:
+        """The longest answer that is asked for."""
+        # The schema bounds a choice already, and one that is cut short is lost; a token is at least one byte.
+        longest = max((len(json.dumps({"action": choice})) for choice in self.choices or ()), default=0)
+        return max(self.sampling.max_tokens, longest)
 
     def answers(self, choices: Iterable[object]) -> list[str]:
         """Return the usable answers among a reply's `choices`."""
@@ -75,6 +65,17 @@ class Question:
         for stop in self.sampling.stop:
             text = text.partition(stop)[0]
         return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _one_of(choices: Sequence[str]) -> dict[str, object]:
+    """Return the response format of an answer that is one of `choices`."""
+    schema = {
+        "type": "object",
+        "properties": {"action": {"type": "string", "enum": list(choices)}},
+        "required": ["action"],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "action", "strict": True, "schema": schema}}
 
 
 def server_message(content: bytes) -> str | None:

@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import takewhile
 from random import uniform
 from typing import NamedTuple, Self
 
@@ -31,6 +32,8 @@ MAX_ERROR_BYTES = 64 * 2**10
 """What is read of an error page."""
 EXCERPT_CHARS = 200
 """What is quoted of a server's words."""
+_MOST_CUT_REPLIES = 2
+"""How often a reply is paid for that is too long to be usable, where no answer was short enough."""
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 """Besides every 5xx: timeout, conflict, too early, too many requests."""
 UNAVAILABLE_STATUSES = frozenset({401, 404})
@@ -47,7 +50,8 @@ class HTTPLLM:
     """Asks an OpenAI-compatible server, patiently: what may succeed later is tried again, the rest is an error.
 
     A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
-    answers that could not be used. Use one instance per endpoint, in one event loop, so that its limit holds.
+    answers that could not be used. Its name is the model's alone, since a server may move. Use one instance per
+    endpoint, in one event loop, so that its limit holds.
 
     Args:
         base_url: what stands before `/chat/completions`, usually ending in `/v1`.
@@ -81,8 +85,8 @@ class HTTPLLM:
         if concurrency < 1 or max_attempts < 1:
             raise ConfigError(f"concurrency ({concurrency}) and max_attempts ({max_attempts}) must be at least 1.")
         url = _checked_url(base_url)
-        self.name = f"{model} @ {url.copy_with(userinfo=b'', query=None, fragment=None)}"
-        self._model = model
+        self.name = model
+        self._at = f"{model} @ {url.copy_with(userinfo=b'', query=None, fragment=None)}"
         target = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
         self._secrets = [secret for secret in (api_key, url.password, *url.params.values()) if secret]
         self._connections = connections_to(target, _headers(url, api_key), Limits(MAX_REPLY_BYTES, MAX_ERROR_BYTES))
@@ -140,52 +144,75 @@ class HTTPLLM:
         """Draw exactly `n` answers; see `protocols.LLM`.
 
         Raises:
-            LLMError: the server refused the request, or gave too few usable answers in all attempts.
+            LLMError: the server refused the request, or gave too few usable answers in all attempts. It says what was
+                spent all the same, and which answers there were if they came one at a time.
+            CancelledError: an LLMError that says so is its cause.
         """
-        question = Question(self._model, messages, n, sampling, choices)
-        joint = _Answers([], 0, Usage())
-        if n > 1 and self._server_takes_n:
-            joint = await self._ask(question, n=n)
-        got = len(joint.answers)
-        # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
-        first = n if joint.num_choices == n else got
-        separate = await together(self._ask(question, index=index) for index in range(first, first + n - got))
-        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame. A server that
-        # gives some at a time is asked alike every time, so that no answer depends on what was asked before.
-        if n > 1 and joint.num_choices <= 1:
-            self._server_takes_n = False
-        replies = [joint, *separate]
-        answers = [answer for reply in replies for answer in reply.answers]
-        usage = sum((reply.usage for reply in separate), joint.usage)
+        question = Question(self.name, messages, n, sampling, choices)
+        bought = _Bought()
+        try:
+            await self._buy(question, bought)
+        except LLMError as error:
+            error.usage, error.answers = bought.usage, bought.beginning
+            raise
+        except asyncio.CancelledError:
+            cause = LLMError(f"{self._at} was not waited for.", usage=bought.usage, answers=bought.beginning)
+            raise asyncio.CancelledError from cause
+        answers = [answer for reply in bought.replies for answer in reply.answers]
+        usage = bought.usage
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
 
     async def close(self) -> None:
         """Close the connections; the model cannot be asked again."""
         await self._connections.close()
 
-    async def _ask(self, question: Question, *, n: int = 1, index: int = 0) -> _Answers:
+    async def _buy(self, question: Question, bought: _Bought) -> None:
+        """Ask for all answers at once, and one by one for those that are missing then."""
+        n = question.n
+        if n > 1 and self._server_takes_n:
+            bought.joint = await self._ask(question, bought, n=n)
+        joint = bought.joint
+        got = len(joint.answers)
+        # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
+        first = n if joint.num_choices == n else got
+        bought.separate = [None] * (n - got)
+
+        async def buy(place: int) -> None:
+            bought.separate[place] = await self._ask(question, bought, index=first + place)
+
+        await together(map(buy, range(n - got)))
+        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame. A server that
+        # gives some at a time is asked alike every time, so that no answer depends on what was asked before.
+        if n > 1 and joint.num_choices <= 1:
+            self._server_takes_n = False
+
+    async def _ask(self, question: Question, bought: _Bought, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
-        usage, attempts, bad_replies, replies_before = Usage(), 0, 0, self._replies
+        attempts, bad_replies, cut_replies, replies_before = 0, 0, 0, self._replies
         while True:
             attempts += 1
             try:
                 # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
                 content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
                 reply = decoded(content)
-                usage += self._usage(reply)
+                usage = self._usage(reply)
                 choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
                 if answers := question.answers(choices):
                     return _Answers(answers, len(choices), usage)
+                bought.unusable += usage
                 bad_replies += 1
-                raise self._unusable(content, choices, offered=question.choices is not None)
+                raise self._unusable(content, choices, question)
             except _AttemptError as error:
                 if n > 1 and error.blames_n:
-                    return _Answers([], 0, usage)
-                if not error.retryable or attempts == self._max_attempts:
+                    return _Answers([], 0, Usage())
+                cut_replies += error.cut
+                # Where other answers are short enough, this one may be too.
+                too_long = error.cut and cut_replies >= _MOST_CUT_REPLIES and not bought.replies
+                if not error.retryable or attempts == self._max_attempts or too_long:
                     # Where nobody was answered meanwhile, it is not about this question.
                     error.unavailable |= error.retryable and self._replies == replies_before
-                    raise self._failure(error) from None
+                    raise self._failure(error, attempts) from None
                 wait_s = self._wait_s(attempts, error.retry_after_s)
             await asyncio.sleep(wait_s)
 
@@ -206,24 +233,24 @@ class HTTPLLM:
             raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
         return reply.content
 
-    def _failure(self, error: _AttemptError) -> LLMError:
+    def _failure(self, error: _AttemptError, attempts: int) -> LLMError:
         if error.retryable:
-            message = (
-                f"{self.name} gave no usable answer in {self._max_attempts} attempts; the last one brought {error}."
-            )
+            message = f"{self._at} gave no usable answer in {attempts} attempts; the last one brought {error}."
         else:
             advice = _ADVICE.get(error.status or 0, "")
-            message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
+            message = f"{self._at} gave no usable answer and will not on asking again: {error}{advice}."
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
-    def _unusable(self, content: bytes, choices: Sequence[object], *, offered: bool) -> _AttemptError:
+    def _unusable(self, content: bytes, choices: Sequence[object], question: Question) -> _AttemptError:
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
-        cut = any(member(choice, "finish_reason") == "length" for choice in choices)
-        said = f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}"
+        said = "a reply without a usable answer"
+        if any(member(choice, "finish_reason") == "length" for choice in choices):
+            limit = f"max_tokens={question.max_tokens}"
+            advice = "a model that thinks first needs more of them, so collect with more --reply-tokens"
+            return _AttemptError(f"{said}, cut short by {limit}{quoted}; {advice}", cut=True)
         # What is on offer is sent as a schema, which not every server heeds.
-        return _AttemptError(
-            f"{said}; if the server knows no structured output, collect with --free" if offered else said
-        )
+        advice = "; if the server knows no structured output, collect with --free" if question.choices else ""
+        return _AttemptError(f"{said}{quoted}{advice}")
 
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
@@ -274,6 +301,43 @@ class _Answers(NamedTuple):
     usage: Usage
 
 
+class _Bought:
+    """What one call of `generate` has bought until now.
+
+    Attributes:
+        joint: what came of asking for all answers at once.
+        separate: what came of asking for one answer each; None where it is still to come.
+        unusable: what was spent on replies without a usable answer.
+    """
+
+    def __init__(self) -> None:
+        self.joint = _Answers([], 0, Usage())
+        self.separate: list[_Answers | None] = []
+        self.unusable = Usage()
+
+    @property
+    def replies(self) -> list[_Answers]:
+        """The replies with usable answers, in their order."""
+        return [reply for reply in (self.joint, *self.separate) if reply and reply.answers]
+
+    @property
+    def usage(self) -> Usage:
+        """What all of it has cost."""
+        return sum((reply.usage for reply in self.replies), self.unusable)
+
+    @property
+    def beginning(self) -> tuple[Completion, ...]:
+        """The first answers without a gap, each with its cost; none where several came together.
+
+        Whoever asks for the rest with the next seed gets what would have come: together, they have seeds of their own.
+        """
+        if self.joint.num_choices > 1:
+            return ()
+        there = takewhile(lambda reply: reply is not None, self.separate)
+        one_each = [reply for reply in (self.joint, *there) if reply and reply.answers]
+        return tuple(Completion(text=reply.answers[0], usage=reply.usage) for reply in one_each)
+
+
 class _AttemptError(Exception):
     """An attempt brought no usable answer; never leaves this module."""
 
@@ -286,6 +350,7 @@ class _AttemptError(Exception):
         unavailable: bool = False,
         retry_after_s: float = 0.0,
         blames_n: bool = False,
+        cut: bool = False,
     ) -> None:
         super().__init__(what)
         self.retryable = retryable
@@ -293,6 +358,7 @@ class _AttemptError(Exception):
         self.unavailable = unavailable
         self.retry_after_s = retry_after_s
         self.blames_n = blames_n
+        self.cut = cut
 
 
 def _checked_url(base_url: str) -> httpx.URL:
