@@ -303,7 +303,8 @@ async def test_a_connection_that_always_breaks_is_an_error(broken):
     async with asking(otherwise=broken, max_attempts=2) as (llm, server):
         with pytest.raises(LLMError, match=r"in 2 attempts; the last one brought \w+Error"):
             await texts(llm)
-    assert len(server.requests) == 2
+    # After both something tiny was asked.
+    assert len(server.requests) == 3
 
 
 BAD_BODIES = [
@@ -354,29 +355,119 @@ async def test_attempts_are_bounded_and_the_error_says_what_the_last_one_brought
         with pytest.raises(LLMError, match=r"in 4 attempts; .* HTTP 503 \(model is \[31mloading\)") as caught:
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (True, 503)
-    assert len(server.requests) == 4
+    # After all of them something tiny was asked.
+    assert len(server.requests) == 5
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_server_that_answers_nobody_is_away_and_one_that_answers_others_is_not(status):
-    async def moody(request, writer):
-        await (refusal(status) if request["messages"][0]["content"] == "poison" else echo)(request, writer)
+POISON = [Message(role="user", content="poison")]
 
-    poison = [Message(role="user", content="poison")]
-    async with asking(otherwise=moody, backoff_s=0.05) as (llm, _):
+
+def moody(behaviour):
+    """Treats one question so, and answers all others."""
+
+    async def behave(request, writer):
+        await (behaviour if request["messages"][0]["content"] == "poison" else echo)(request, writer)
+
+    return behave
+
+
+@asynccontextmanager
+async def others_asking(llm):
+    """Ask other things all the time."""
+
+    async def others():
+        while True:
+            await texts(llm)
+            await asyncio.sleep(0.001)
+
+    asking_others = asyncio.create_task(others())
+    try:
+        yield
+    finally:
+        asking_others.cancel()
+
+
+@pytest.mark.parametrize("bad", [refusal(500), refusal(503), hang_up, late(5, echo)])
+async def test_a_server_that_answers_nobody_is_away(bad):
+    async with asking(otherwise=bad, timeout_s=0.1, max_attempts=3) as (llm, server):
         with pytest.raises(LLMError) as away:
-            await texts(llm, messages=poison)
+            await texts(llm)
+    assert away.value.unavailable
+    assert server.requests[-1] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 1,
+    }
 
-        async def others():
-            while True:
-                await texts(llm)
-                await asyncio.sleep(0.001)
 
-        asked = asyncio.create_task(others())
-        with pytest.raises(LLMError) as bad:
-            await texts(llm, messages=poison)
-        asked.cancel()
-    assert (away.value.unavailable, bad.value.unavailable) == (True, False)
+@pytest.mark.parametrize("bad", [refusal(500), refusal(503), hang_up, late(5, echo)])
+async def test_a_question_that_a_server_cannot_answer_is_no_sign_that_it_is_away(bad):
+    async with asking(otherwise=moody(bad), timeout_s=0.1, max_attempts=3) as (llm, server):
+        with pytest.raises(LLMError, match="in 3 attempts") as alone:
+            await llm.generate(POISON, n=2, sampling=SAMPLING)
+        asked = [request["messages"][0]["content"] for request in server.requests]
+        async with others_asking(llm):
+            with pytest.raises(LLMError, match="in 3 attempts") as bad_question:
+                await texts(llm, messages=POISON)
+    assert asked == ["poison"] * 3 + ["Hello"]
+    # What it took to find out is paid for.
+    assert alone.value.usage == Usage(calls=1, prompt_tokens=7, completion_tokens=2)
+    assert (alone.value.unavailable, bad_question.value.unavailable) == (False, False)
+
+
+async def test_a_server_that_refuses_to_say_so_little_is_there():
+    async def refuse_less(request, writer):
+        await refusal(400 if request["max_tokens"] < 16 else 500)(request, writer)
+
+    async with asking(otherwise=refuse_less) as (llm, _):
+        with pytest.raises(LLMError, match="HTTP 500") as caught:
+            await texts(llm)
+    assert not caught.value.unavailable
+
+
+async def test_a_rate_limit_is_never_about_one_question():
+    async with asking(otherwise=moody(refusal(429)), max_attempts=3) as (llm, server):
+        with pytest.raises(LLMError, match=r"in 3 attempts.*HTTP 429") as caught:
+            await texts(llm, messages=POISON)
+    assert caught.value.unavailable
+    assert len(server.requests) == 3
+
+
+async def test_a_rate_limit_is_waited_out_for_as_long_as_others_get_through():
+    script = [refusal(429)] * 40 + [answer("here")]
+    poisoned = iter(script)
+
+    async def limited(request, writer):
+        await next(poisoned)(request, writer)
+
+    settings = {"retry_after_cap_s": 0.01, "max_attempts": 3}
+    async with asking(otherwise=moody(limited), **settings) as (llm, _), others_asking(llm):
+        assert await texts(llm, messages=POISON) == ["here"]
+
+
+async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_short():
+    settings = {"otherwise": refusal(429), "max_attempts": 4, "backoff_s": 0.05, "retry_after_cap_s": 0.1}
+    async with asking(**settings) as (llm, _):
+        started = time.monotonic()
+        with pytest.raises(LLMError):
+            await texts(llm)
+    # At least the halves of four times the back-off and of twice the cap, twice.
+    assert 0.3 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("code", "requests", "unavailable"),
+    [(402, 1, True), (401, 1, True), (400, 1, False), (429, 2, True), (502, 3, True)],
+)
+async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable):
+    refused = body({"error": {"message": "because", "code": code}})
+    async with asking(otherwise=refused, max_attempts=2) as (llm, server):
+        with pytest.raises(LLMError, match=rf"HTTP {code} \(because\)") as caught:
+            await texts(llm)
+    assert (caught.value.status, caught.value.unavailable) == (code, unavailable)
+    assert len(server.requests) == requests
 
 
 async def test_a_server_that_is_not_there_is_an_error_that_says_so():
@@ -415,12 +506,13 @@ async def test_an_answer_that_is_too_long_is_asked_for_again_where_others_are_sh
 # Failures that stay
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [301, 302, 400, 401, 402, 403, 404, 405, 413, 422])
 async def test_a_lasting_refusal_is_an_error_at_once(status):
     async with asking(refusal(status, "because")) as (llm, server):
         with pytest.raises(LLMError, match=rf"HTTP {status} \(because\)") as caught:
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (False, status)
+    assert caught.value.unavailable == (status not in (400, 403, 413, 422))
     assert len(server.requests) == 1
 
 

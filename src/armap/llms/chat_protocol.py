@@ -86,6 +86,14 @@ def server_message(content: bytes) -> str | None:
     return next((text for text in places if isinstance(text, str)), None)
 
 
+def status_within(reply: object) -> int | None:
+    """Return the HTTP status of a refusal that came as a success, as OpenRouter's do, or None if it is no refusal."""
+    code = member(member(reply, "error"), "code")
+    if member(reply, "choices") is not None or not isinstance(code, int) or not 300 <= code < 600:
+        return None
+    return code
+
+
 def decoded(text: str | bytes) -> object:
     """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
     try:

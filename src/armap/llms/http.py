@@ -22,7 +22,15 @@ import httpx
 
 from armap.connections import Limits, Reply, connections_to
 from armap.errors import ConfigError, LLMError
-from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, Question, counted, decoded, member, server_message
+from armap.llms.chat_protocol import (
+    COMPLAINT_ABOUT_N,
+    Question,
+    counted,
+    decoded,
+    member,
+    server_message,
+    status_within,
+)
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
 
@@ -36,18 +44,31 @@ _MOST_CUT_REPLIES = 2
 """How often a reply is paid for that is too long to be usable, where no answer was short enough."""
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 """Besides every 5xx: timeout, conflict, too early, too many requests."""
-UNAVAILABLE_STATUSES = frozenset({401, 404})
-"""The key, the address or the model's name is wrong, whatever is asked; 403 may be about one prompt alone."""
+UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
+"""Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked;
+403 may be about one prompt alone."""
+_TOO_MANY_REQUESTS = 429
+"""Never about one prompt."""
+_MOST_DOUBLINGS = 99
+"""A rate limit may go on for long, and floating-point numbers end."""
 
 _ADVICE = {
     401: "; check the API key (ARMAP_API_KEY)",
+    402: "; the credit of the API key is used up",
     403: "; check the API key (ARMAP_API_KEY)",
     404: "; check the base URL and the name of the model",
+    405: "; check the base URL",
+    # Every 3xx: the address is another one.
+    300: "; check the base URL",
 }
 
 
 class HTTPLLM:
     """Asks an OpenAI-compatible server, patiently: what may succeed later is tried again, the rest is an error.
+
+    Where all attempts are in vain and nobody else is answered meanwhile, something tiny is asked: if that brings an
+    answer, the error is about the question, and otherwise the server is away. A rate limit is waited out for as long as
+    others get through, and is never about the question.
 
     A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
     answers that could not be used. Its name is the model's alone, since a server may move. Use one instance per
@@ -60,8 +81,10 @@ class HTTPLLM:
         concurrency: most requests on their way at once.
         timeout_s: longest time one attempt may take, from the request to the last byte of the reply.
         max_attempts: how often one request is sent before it counts as failed.
-        backoff_s: longest wait after the first failed attempt; it doubles with each further one.
-        retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more.
+        backoff_s: longest wait after the first failed attempt, four times that after a rate limit that names no time;
+            it doubles with each further one.
+        retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more; twice that
+            after a rate limit.
         price_usd_per_million: price of a million prompt tokens and of a million completion tokens; cached prompt
             tokens are charged like others.
 
@@ -188,13 +211,13 @@ class HTTPLLM:
 
     async def _ask(self, question: Question, bought: _Bought, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
-        attempts, bad_replies, cut_replies, replies_before = 0, 0, 0, self._replies
+        failures = rate_limits = bad_replies = cut_replies = 0
+        # Rate limits since anybody was answered.
+        unheard, replies_before = 0, self._replies
         while True:
-            attempts += 1
             try:
                 # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
-                content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
-                reply = decoded(content)
+                content, reply = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
                 usage = self._usage(reply)
                 choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
@@ -206,18 +229,36 @@ class HTTPLLM:
             except _AttemptError as error:
                 if n > 1 and error.blames_n:
                     return _Answers([], 0, Usage())
+                others_heard, replies_before = self._replies != replies_before, self._replies
+                limited = error.status == _TOO_MANY_REQUESTS
+                failures += not limited
+                rate_limits += limited
+                unheard = limited + (0 if others_heard else unheard)
                 cut_replies += error.cut
                 # Where other answers are short enough, this one may be too.
                 too_long = error.cut and cut_replies >= _MOST_CUT_REPLIES and not bought.replies
-                if not error.retryable or attempts == self._max_attempts or too_long:
-                    # Where nobody was answered meanwhile, it is not about this question.
-                    error.unavailable |= error.retryable and self._replies == replies_before
-                    raise self._failure(error, attempts) from None
-                wait_s = self._wait_s(attempts, error.retry_after_s)
+                if not error.retryable or too_long or self._max_attempts in (failures, unheard):
+                    if limited:
+                        error.unavailable = True
+                    elif error.retryable and not (error.unavailable or others_heard):
+                        error.unavailable = not await self._is_there(bought)
+                    raise self._failure(error, failures + rate_limits) from None
+                wait_s = self._wait_s(error, failures, rate_limits)
             await asyncio.sleep(wait_s)
 
-    async def _post(self, body: bytes) -> bytes:
-        """Make one attempt and return the body of a successful reply."""
+    async def _is_there(self, bought: _Bought) -> bool:
+        """Say whether the server answers something tiny, be it that it refuses to."""
+        hello = Message(role="user", content="Hello")
+        question = Question(self.name, [hello], 1, SamplingParams(max_tokens=1), None)
+        try:
+            _, reply = await self._post(question.body(1, seed_offset=0))
+        except _AttemptError as error:
+            return not (error.retryable or error.unavailable)
+        bought.unusable += self._usage(reply)
+        return True
+
+    async def _post(self, body: bytes) -> tuple[bytes, object]:
+        """Make one attempt and return the body of a successful reply, and what it says."""
         try:
             async with self._slots, asyncio.timeout(self._timeout_s):
                 reply = await self._connections.post(body)
@@ -228,16 +269,20 @@ class HTTPLLM:
             raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}", unavailable=nobody) from None
         if not 200 <= reply.status < 300:
             raise self._refusal(reply)
-        self._replies += 1
         if not reply.whole:
             raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
-        return reply.content
+        said = decoded(reply.content)
+        if status := status_within(said):
+            raise self._refusal(reply._replace(status=status))
+        self._replies += 1
+        return reply.content, said
 
     def _failure(self, error: _AttemptError, attempts: int) -> LLMError:
         if error.retryable:
             message = f"{self._at} gave no usable answer in {attempts} attempts; the last one brought {error}."
         else:
-            advice = _ADVICE.get(error.status or 0, "")
+            status = error.status or 0
+            advice = _ADVICE.get(300 if status // 100 == 3 else status, "")
             message = f"{self._at} gave no usable answer and will not on asking again: {error}{advice}."
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
@@ -259,18 +304,25 @@ class HTTPLLM:
             f"HTTP {status}{self._quoted(server_message(reply.content) or text)}",
             retryable=status in RETRYABLE_STATUSES or status >= 500,
             status=status,
-            unavailable=status in UNAVAILABLE_STATUSES,
+            unavailable=status in UNAVAILABLE_STATUSES or status < 400,
             retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
             blames_n=status in (400, 422) and COMPLAINT_ABOUT_N.search(text) is not None,
         )
 
-    def _wait_s(self, attempts: int, asked_s: float) -> float:
+    def _wait_s(self, error: _AttemptError, failures: int, rate_limits: int) -> float:
         """Return the wait after some attempts: what the server asks for, but at least the back-off.
 
-        Source: full jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+        Source: full and equal jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
-        cap_s = self._retry_after_cap_s
-        return max(uniform(0, min(self._backoff_s * 2 ** (attempts - 1), cap_s)), min(asked_s, cap_s))
+        cap_s, asked_s = self._retry_after_cap_s, error.retry_after_s
+        if error.status == _TOO_MANY_REQUESTS:
+            cap_s *= 2
+            if asked_s is None:
+                # Most limits are per minute; whoever comes back early may count against them again.
+                longest_s = min(4 * self._backoff_s * 2 ** min(rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+                return uniform(longest_s / 2, longest_s)
+        longest_s = min(self._backoff_s * 2 ** min(failures + rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+        return max(uniform(0, longest_s), min(asked_s or 0.0, cap_s))
 
     def _usage(self, reply: object) -> Usage:
         counts = member(reply, "usage")
@@ -348,7 +400,7 @@ class _AttemptError(Exception):
         retryable: bool = True,
         status: int | None = None,
         unavailable: bool = False,
-        retry_after_s: float = 0.0,
+        retry_after_s: float | None = None,
         blames_n: bool = False,
         cut: bool = False,
     ) -> None:
@@ -389,14 +441,14 @@ def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
     return headers
 
 
-def _retry_after_s(header: str) -> float:
-    """Return the seconds a Retry-After header asks for, given in seconds or as a date; 0 if it says neither."""
+def _retry_after_s(header: str) -> float | None:
+    """Return the seconds a Retry-After header asks for, given in seconds or as a date; None if it says neither."""
     if re.fullmatch(r"\d+(\.\d+)?", header):
         return float(header)
     try:
         date = parsedate_to_datetime(header)
     except ValueError:
-        return 0.0
+        return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return (date - datetime.now(UTC)).total_seconds()
