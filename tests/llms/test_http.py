@@ -74,6 +74,68 @@ async def test_a_request_says_what_was_asked_and_nothing_that_was_left_open():
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
+async def test_a_top_p_that_means_nothing_is_not_sent():
+    async with asking() as (llm, server):
+        await texts(llm, sampling=SamplingParams(top_p=1.0))
+    assert "top_p" not in server.requests[0]
+
+
+COMPLAINTS = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+    "seed": "property 'seed' is unsupported",
+    "temperature": "Unsupported value: 'temperature' does not support 0.5 with this model. Only 1 is supported.",
+    "top_p": "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+}
+
+
+def refuses(*fields, status=400):
+    async def behave(request, writer):
+        refused = next((name for name in fields if name in request), None)
+        await (refusal(status, COMPLAINTS[refused]) if refused else echo)(request, writer)
+
+    return behave
+
+
+@pytest.mark.parametrize("fields", [["max_tokens"], ["seed"], ["temperature"], ["top_p"], [*COMPLAINTS]], ids=str)
+@pytest.mark.parametrize("status", [400, 422])
+async def test_what_a_server_does_not_take_is_left_out_from_then_on(fields, status):
+    sampling = SAMPLING.model_copy(update={"seed": 7})
+    async with asking(otherwise=refuses(*fields, status=status), max_attempts=1) as (llm, server):
+        for _ in range(2):
+            assert len(await texts(llm, n=2, sampling=sampling)) == 2
+    sent = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 32, "seed": 7}
+    left = {name: value for name, value in sent.items() if name not in fields}
+    left |= {"max_completion_tokens": 32} if "max_tokens" in fields else {}
+    told = [{name: value for name, value in one.items() if name in {*sent, *left}} for one in server.requests]
+    assert told[-2:] == [left, left]
+    assert len(told) == 2 + len(fields)
+
+
+async def test_a_field_that_a_server_names_in_form_only_is_left_out_too():
+    complaint = body({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, status=422)
+    async with asking(complaint) as (llm, server):
+        await texts(llm, n=3, sampling=SamplingParams(seed=7))
+    assert [(one["n"], "seed" in one) for one in server.requests] == [(3, True), (3, False)]
+
+
+async def test_no_field_is_given_up_because_of_a_refusal_that_had_another_reason():
+    bad = refusal(400, "The temperature that the prompt asks about, and the seed, are unknown.")
+    sampling = SamplingParams(seed=7, top_p=0.5)
+    async with asking(otherwise=moody(bad)) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 400"):
+            await texts(llm, messages=POISON, sampling=sampling)
+        await texts(llm, sampling=sampling)
+    assert {"temperature", "seed", "top_p"} <= server.requests[-1].keys()
+
+
+@pytest.mark.parametrize("complaint", ["temperature must be between 0 and 0.4", "seed must be even", "max_tokens > 30"])
+async def test_a_value_that_a_server_does_not_take_is_no_field_that_it_does_not_take(complaint):
+    async with asking(otherwise=refusal(400, complaint)) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 400"):
+            await texts(llm, sampling=SamplingParams(seed=7))
+    assert len(server.requests) == 1
+
+
 async def test_n_stop_and_seed_are_sent_when_they_are_asked_for():
     async with asking() as (llm, server):
         await texts(llm, n=3, sampling=SamplingParams(stop=("\n", "END"), seed=7))
@@ -397,7 +459,6 @@ async def test_a_server_that_answers_nobody_is_away(bad):
         "model": "m",
         "messages": [{"role": "user", "content": "Hello"}],
         "temperature": 1.0,
-        "top_p": 1.0,
         "max_tokens": 1,
     }
 

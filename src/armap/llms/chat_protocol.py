@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from armap.types import Message, SamplingParams
 
 COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
 """What a server says that refuses to give several answers at a time."""
+_UNSUPPORTED = re.compile(
+    r"support|unknown|unrecognized|unexpected|deprecated|not permitted|not allowed|cannot both|only one", re.IGNORECASE
+)
+_DISPENSABLE = ("top_p", "seed", "temperature")
+"""Fields that can do without, the first of those that a server does not take together first."""
+_MAX_COMPLETION_TOKENS = "max_completion_tokens"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -24,15 +30,23 @@ class Question:
     sampling: SamplingParams
     choices: Sequence[str] | None
 
-    def body(self, n: int, *, seed_offset: int) -> bytes:
-        """Return the request for `n` of the answers."""
+    def body(self, n: int, *, seed_offset: int, refused: Collection[str] = ()) -> bytes:
+        """Return the request for `n` of the answers.
+
+        Args:
+            n: how many.
+            seed_offset: what is added to the seed.
+            refused: fields that the server does not take, of those that `refused_field` names.
+        """
         fields: dict[str, object] = {
             "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": self.max_tokens,
+            _MAX_COMPLETION_TOKENS if "max_tokens" in refused else "max_tokens": self.max_tokens,
         }
+        if self.sampling.top_p < 1:
+            # Some servers take it or the temperature, and 1 means nothing.
+            fields["top_p"] = self.sampling.top_p
         if n > 1:
             fields["n"] = n
         if self.sampling.seed is not None:
@@ -42,7 +56,7 @@ class Question:
             fields["response_format"] = _one_of(self.choices)
         elif self.sampling.stop:
             fields["stop"] = self.sampling.stop
-        return json.dumps(fields).encode()
+        return json.dumps({name: value for name, value in fields.items() if name not in refused}).encode()
 
     @property
     def max_tokens(self) -> int:
@@ -84,6 +98,22 @@ def server_message(content: bytes) -> str | None:
     error = member(reply, "error")
     places = (member(error, "message"), error, member(reply, "message"), member(reply, "detail"))
     return next((text for text in places if isinstance(text, str)), None)
+
+
+def refused_field(complaint: str, sent: bytes) -> str | None:
+    """Return the field of a request that a server says it does not take and that it can do without, if there is one.
+
+    Args:
+        complaint: what the server says.
+        sent: the request.
+    """
+    fields = decoded(sent)
+    if "max_tokens" in complaint and _MAX_COMPLETION_TOKENS in complaint:
+        return "max_tokens" if member(fields, "max_tokens") is not None else None
+    if not _UNSUPPORTED.search(complaint):
+        return None
+    named = (name for name in _DISPENSABLE if re.search(rf"\b{name}\b", complaint))
+    return next((name for name in named if member(fields, name) is not None), None)
 
 
 def status_within(reply: object) -> int | None:

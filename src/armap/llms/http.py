@@ -28,6 +28,7 @@ from armap.llms.chat_protocol import (
     counted,
     decoded,
     member,
+    refused_field,
     server_message,
     status_within,
 )
@@ -69,6 +70,9 @@ class HTTPLLM:
     Where all attempts are in vain and nobody else is answered meanwhile, something tiny is asked: if that brings an
     answer, the error is about the question, and otherwise the server is away. A rate limit is waited out for as long as
     others get through, and is never about the question.
+
+    Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, and answers are
+    drawn as it pleases; where it says that it wants `max_completion_tokens`, that is sent for `max_tokens`.
 
     A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
     answers that could not be used. Its name is the model's alone, since a server may move. Use one instance per
@@ -120,6 +124,7 @@ class HTTPLLM:
         self._retry_after_cap_s = retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
+        self._refused: frozenset[str] = frozenset()
         self._replies = 0
 
     @classmethod
@@ -214,10 +219,15 @@ class HTTPLLM:
         failures = rate_limits = bad_replies = cut_replies = 0
         # Rate limits since anybody was answered.
         unheard, replies_before = 0, self._replies
+        refused: frozenset[str] = frozenset()
         while True:
+            refused |= self._refused
+            # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
+            body = question.body(n, seed_offset=index + bad_replies * question.n, refused=refused)
             try:
-                # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
-                content, reply = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
+                content, reply = await self._post(body)
+                # Remembered only now: had it been refused all the same, the fields would not have been to blame.
+                self._refused |= refused
                 usage = self._usage(reply)
                 choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
@@ -227,7 +237,10 @@ class HTTPLLM:
                 bad_replies += 1
                 raise self._unusable(content, choices, question)
             except _AttemptError as error:
-                if n > 1 and error.blames_n:
+                if field := refused_field(error.complaint, body):
+                    refused |= {field}
+                    continue
+                if n > 1 and COMPLAINT_ABOUT_N.search(error.complaint):
                     return _Answers([], 0, Usage())
                 others_heard, replies_before = self._replies != replies_before, self._replies
                 limited = error.status == _TOO_MANY_REQUESTS
@@ -251,7 +264,7 @@ class HTTPLLM:
         hello = Message(role="user", content="Hello")
         question = Question(self.name, [hello], 1, SamplingParams(max_tokens=1), None)
         try:
-            _, reply = await self._post(question.body(1, seed_offset=0))
+            _, reply = await self._post(question.body(1, seed_offset=0, refused=self._refused))
         except _AttemptError as error:
             return not (error.retryable or error.unavailable)
         bought.unusable += self._usage(reply)
@@ -306,7 +319,7 @@ class HTTPLLM:
             status=status,
             unavailable=status in UNAVAILABLE_STATUSES or status < 400,
             retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
-            blames_n=status in (400, 422) and COMPLAINT_ABOUT_N.search(text) is not None,
+            complaint=text if status in (400, 422) else "",
         )
 
     def _wait_s(self, error: _AttemptError, failures: int, rate_limits: int) -> float:
@@ -401,7 +414,7 @@ class _AttemptError(Exception):
         status: int | None = None,
         unavailable: bool = False,
         retry_after_s: float | None = None,
-        blames_n: bool = False,
+        complaint: str = "",
         cut: bool = False,
     ) -> None:
         super().__init__(what)
@@ -409,7 +422,7 @@ class _AttemptError(Exception):
         self.status = status
         self.unavailable = unavailable
         self.retry_after_s = retry_after_s
-        self.blames_n = blames_n
+        self.complaint = complaint
         self.cut = cut
 
 
