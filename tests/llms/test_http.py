@@ -7,6 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.metadata import version
 
 import pytest
 
@@ -72,6 +73,7 @@ async def test_a_request_says_what_was_asked_and_nothing_that_was_left_open():
     ]
     assert server.targets == ["/v1/chat/completions"]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert server.headers[0]["user-agent"] == f"armap/{version('armap')}"
 
 
 async def test_a_top_p_that_means_nothing_is_not_sent():
@@ -802,7 +804,12 @@ async def test_answers_are_not_mixed_up_among_concurrent_calls_in_a_storm():
 # Settings
 
 
-@pytest.mark.parametrize("base_url", ["", "localhost:8000", "ftp://host/v1", "http://", "http://[::1", "http://x\x00"])
+UNREACHABLE = ["", "localhost:8000", "ftp://host/v1", "http://", "http://[::1", "http://x\x00"]
+UNREACHABLE += ["http://a..b/v1", "http://.foo/v1", f"http://{'a' * 64}.com/v1", "http://xn--/v1"]
+UNREACHABLE += ["http://localhost:99999/v1", "http://localhost:65536/v1", "http://localhost:0/v1"]
+
+
+@pytest.mark.parametrize("base_url", UNREACHABLE)
 def test_an_address_that_cannot_work_is_one_clear_sentence(base_url):
     with pytest.raises(ConfigError, match="complete http:// or https:// address"):
         HTTPLLM(base_url=base_url, model="m")

@@ -14,13 +14,14 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from itertools import takewhile
 from random import uniform
 from typing import NamedTuple, Self
 
 import httpx
 
-from armap.connections import Limits, Reply, connections_to
+from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
 from armap.llms.chat_protocol import (
     COMPLAINT_ABOUT_N,
@@ -427,21 +428,19 @@ class _AttemptError(Exception):
 
 
 def _checked_url(base_url: str) -> httpx.URL:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+    url = reachable(base_url)
+    if url is None:
         # The address itself is not shown, because it may carry a password.
         raise ConfigError(
-            "The base URL of the language model server must be a complete http:// or https:// address, "
-            "such as http://localhost:8000/v1."
+            "The base URL of the language model server must be a complete http:// or https:// address, with a name and "
+            "a port that there can be, such as http://localhost:8000/v1."
         )
     return url
 
 
 def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
-    headers = [("Content-Type", "application/json")]
+    # Some firewalls refuse whoever does not say what it is.
+    headers = [("Content-Type", "application/json"), ("User-Agent", f"armap/{version('armap')}")]
     if api_key:
         if url.userinfo:
             raise ConfigError("The base URL carries a user name, so an API key cannot be sent as well; remove one.")
