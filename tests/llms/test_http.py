@@ -549,6 +549,9 @@ async def test_a_reasoning_model_that_runs_out_of_tokens_is_told_apart():
             with pytest.raises(LLMError, match=r"cut short by max_tokens=32 .* more --reply-tokens") as caught:
                 await texts(llm, choices=choices)
             assert "--free" not in str(caught.value)
+    async with asking(otherwise=answer("I should", finish_reason="length")) as (llm, _):
+        with pytest.raises(LLMError, match=r"more --reply-tokens; .* collect with --free"):
+            await texts(llm, choices=DIRECTIONS)
 
 
 async def test_an_answer_that_is_too_long_is_paid_for_twice_and_not_for_ever():

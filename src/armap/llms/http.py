@@ -301,15 +301,17 @@ class HTTPLLM:
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
     def _unusable(self, content: bytes, choices: Sequence[object], question: Question) -> _AttemptError:
-        quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
         said = "a reply without a usable answer"
-        if any(member(choice, "finish_reason") == "length" for choice in choices):
-            limit = f"max_tokens={question.max_tokens}"
-            advice = "a model that thinks first needs more of them, so collect with more --reply-tokens"
-            return _AttemptError(f"{said}, cut short by {limit}{quoted}; {advice}", cut=True)
-        # What is on offer is sent as a schema, which not every server heeds.
-        advice = "; if the server knows no structured output, collect with --free" if question.choices else ""
-        return _AttemptError(f"{said}{quoted}{advice}")
+        quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
+        cut = any(member(choice, "finish_reason") == "length" for choice in choices)
+        if cut:
+            said += f", cut short by max_tokens={question.max_tokens}"
+            quoted += "; a model that thinks first needs more of them, so collect with more --reply-tokens"
+        # What is on offer is sent as a schema, which not every server heeds; who was still thinking did not come to it.
+        thinking = cut and not any(member(member(choice, "message"), "content") for choice in choices)
+        if question.choices and not thinking:
+            quoted += "; if the server knows no structured output, collect with --free"
+        return _AttemptError(said + quoted, cut=cut)
 
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
