@@ -6,6 +6,7 @@ import pytest
 
 from armap import errors
 from armap.errors import ArmapError, BudgetError, ConfigError, DataError, LLMError, RunError
+from armap.types import Completion, Usage
 
 CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, ArmapError)]
 
@@ -38,6 +39,13 @@ def test_an_llm_error_says_whether_asking_again_may_help():
     assert (plain.retryable, plain.status) == (False, None)
     again = pickle.loads(pickle.dumps(LLMError("busy", retryable=True, status=503)))
     assert (str(again), again.retryable, again.status) == ("busy", True, 503)
+
+
+def test_an_llm_error_says_what_was_spent_and_bought_all_the_same():
+    usage = Usage(calls=3, prompt_tokens=9)
+    answers = [Completion(text="first", usage=Usage(calls=1))]
+    for error in (spent := LLMError("cut off", usage=usage, answers=answers), pickle.loads(pickle.dumps(spent))):
+        assert (error.usage, error.answers) == (usage, tuple(answers))
 
 
 def test_every_error_says_what_it_means():

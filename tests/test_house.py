@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "errors", "seeds", "canonical", "thoughts", "together", "user_cache"},
+    {"types", "seeds", "canonical", "thoughts", "together", "user_cache"},
+    {"errors"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},
     {"workers"},
@@ -31,6 +32,7 @@ SHARED = {
     "envs.play",
     "envs.own",
     "envs.task_config",
+    "llms.chat_protocol",
     "llms.turns",
     "rewards.chat_template",
     "rewards.conversation",

@@ -258,6 +258,18 @@ async def test_what_was_thought_before_a_reply_is_no_part_of_it_and_does_not_tel
     assert await policy.propose(await toy_history(), n=2, rng=Random(0)) == [Action(text="leave")] * 2
 
 
+async def test_what_the_model_spends_on_unusable_replies_is_counted():
+    class Wasteful(Listener):
+        async def generate(self, messages, *, n, sampling, choices=None):
+            raise LLMError("unusable", usage=Usage(calls=2, prompt_tokens=9))
+
+    policy = policy_of(Wasteful(""))
+    for _ in range(2):
+        with pytest.raises(LLMError, match="unusable"):
+            await policy.propose(await toy_history(), n=3, rng=Random(0))
+    assert policy.usage == Usage(calls=4, prompt_tokens=18)
+
+
 async def test_an_error_of_the_model_is_passed_on():
     with pytest.raises(LLMError, match="has given all of its 0 recorded replies"):
         await policy_of(ScriptedLLM.replaying([])).propose(await toy_history(), n=1, rng=Random(0))

@@ -69,6 +69,22 @@ class Connections(Protocol):
         ...
 
 
+def reachable(address: str) -> httpx.URL | None:
+    """Return an address, or None if nothing could ever answer there.
+
+    That is none that begins with http:// or https://, has a name that can be looked up, and a port that there is.
+    """
+    try:
+        url = httpx.URL(address)
+        host = url.host
+        # Whoever looks the name up encodes it so first.
+        url.raw_host.decode().encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        return None
+    there = url.scheme in ("http", "https") and host and (url.port is None or 0 < url.port < 2**16)
+    return url if there else None
+
+
 def connections_to(url: httpx.URL, headers: Sequence[tuple[str, str]], limits: Limits) -> Connections:
     """Return connections to an address, through the proxy that the environment names for it, if any.
 

@@ -22,7 +22,12 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+
+from armap.types import Completion, Usage
+
+_NOTHING = Usage()
 
 
 class ArmapError(Exception):
@@ -56,22 +61,30 @@ class LLMError(RunError):
         retryable: whether the same request may succeed later.
         status: HTTP status, if a server answered.
         unavailable: whether every other request would fail alike.
+        usage: what was spent all the same, on the answers below too.
+        answers: the first of the answers that were asked for, as far as they were there, each with its own cost.
     """
 
     def __init__(
-        self, message: str, *, retryable: bool = False, status: int | None = None, unavailable: bool = False
+        self,
+        message: str,
+        *,
+        retryable: bool = False,
+        status: int | None = None,
+        unavailable: bool = False,
+        usage: Usage = _NOTHING,
+        answers: Sequence[Completion] = (),
     ) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.status = status
         self.unavailable = unavailable
+        self.usage = usage
+        self.answers = tuple(answers)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_llm_error, (str(self), self.retryable, self.status, self.unavailable)
-
-
-def _rebuild_llm_error(message: str, retryable: bool, status: int | None, unavailable: bool) -> LLMError:
-    return LLMError(message, retryable=retryable, status=status, unavailable=unavailable)
+        # An exception is made anew of its message alone, and then given its attributes.
+        return LLMError, (str(self),), vars(self)
 
 
 class PolicyError(RunError):

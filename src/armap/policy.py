@@ -10,7 +10,7 @@ from armap.errors import LLMError, PolicyError
 from armap.prompts import load_prompt
 from armap.protocols import LLM
 from armap.thoughts import CUT_SHORT, without_thought
-from armap.types import Action, History, Message, SamplingParams, Trajectory, Usage
+from armap.types import Action, Completion, History, Message, SamplingParams, Trajectory, Usage
 
 _MARKER = re.compile(r"^[ \t>*#-]*action[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
 _THOUGHT = re.compile(r"^[\s>*#-]*thought[ \t*]*:[ \t*]*", re.IGNORECASE)
@@ -41,7 +41,7 @@ class PromptedPolicy:
             was seen pages ago matters little, and a small model's context is soon full.
 
     Attributes:
-        usage: what the proposals of this policy cost until now.
+        usage: what this policy has asked for has cost until now, in vain or not.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class PromptedPolicy:
         sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "temperature": temperature})
         choices = _untried(history) if self._choose else None
         messages = [*self._opening, *self._turns(history, reflections)]
-        completions = await self._llm.generate(messages, n=n, sampling=sampling, choices=choices)
-        self.usage = sum((completion.usage for completion in completions), self.usage)
+        completions = await self._ask(messages, n=n, sampling=sampling, choices=choices)
         if choices is not None:
             return [Action(text=completion.text) for completion in completions]
         legal = history.observation.actions or ()
@@ -102,12 +101,28 @@ class PromptedPolicy:
         longest = max(_REFLECTION_TOKENS, self._sampling.max_tokens)
         sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "max_tokens": longest, "stop": ()})
         # After all that it was asked with when it acted, which a server's prompt cache then knows.
-        (completion,) = await self._llm.generate([*self._opening, *turns], n=1, sampling=sampling)
-        self.usage += completion.usage
+        (completion,) = await self._ask([*self._opening, *turns], n=1, sampling=sampling)
         said = without_thought(completion.text)
         if said is None:
             raise LLMError(f"the reflection on task {trajectory.task.id!r} was {CUT_SHORT}")
         return " ".join(said.split())
+
+    async def _ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: SamplingParams,
+        choices: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        """Ask the model, and count what that costs even if it gives no usable answer."""
+        try:
+            completions = await self._llm.generate(messages, n=n, sampling=sampling, choices=choices)
+        except LLMError as error:
+            self.usage += error.usage
+            raise
+        self.usage = sum((completion.usage for completion in completions), self.usage)
+        return completions
 
     def _turns(self, history: History, reflections: Sequence[str] = ()) -> list[Message]:
         """Return a history as a conversation: observations are the user's turns, actions the assistant's."""

@@ -219,16 +219,18 @@ class RunFolder:
 
 
 class LedgerEntry(Record):
-    """One purchase: the answers to one request to a language model."""
+    """One purchase: the answers to one request to a language model, or what it cost although it failed."""
 
     key: str
     """Identifies what was asked."""
     first_index: int
     """Number of answers to `key` that were bought before these."""
     completions: tuple[Completion, ...]
-    """The answers, with what they cost."""
+    """The answers, with what they cost; the first of them, or none, if it failed or was cut off."""
     seconds: float
     """How long the request took."""
+    usage: Usage | None = None
+    """What it cost in all, if it failed or was cut off."""
 
 
 class Ledger:
@@ -256,6 +258,7 @@ class Ledger:
         self._started = clock()
         self._spent = Usage()
         self._answers: dict[str, list[Completion]] = {}
+        self._cut_off: dict[str, int] = {}
         self._under_way: dict[str, asyncio.Future[ArmapError | None]] = {}
         for entry in run.read("completions", LedgerEntry):
             if entry.first_index != len(self._answers.get(entry.key, ())):
@@ -267,12 +270,19 @@ class Ledger:
 
     @property
     def spent(self) -> Usage:
-        """What was bought over the whole life of the run; a request that failed is not in it."""
+        """What was spent over the whole life of the run, on requests that failed too."""
         return self._spent
 
     def stored(self, key: str) -> list[Completion]:
         """Return every answer to `key` in the order they were bought, each with what it cost then."""
         return list(self._answers.get(key, ()))
+
+    def began(self, key: str) -> int:
+        """Return the index of the first answer of the request to go on with, for one that was cut off is gone on with.
+
+        It is the number of stored answers if the last request was not.
+        """
+        return self._cut_off.get(key, len(self._answers.get(key, ())))
 
     async def settled(self, key: str) -> None:
         """Wait until no purchase of `key` is under way.
@@ -291,8 +301,8 @@ class Ledger:
         """Make one request for `key` inside this context; `settled` says when it may be entered.
 
         Every call under way counts as one request, so `max_calls` holds exactly under concurrency, but where a server
-        gives one answer a request and several were asked for. What a call costs in tokens and money is known only
-        afterwards, so calls under way may still go beyond those limits.
+        gives one answer a request and several were asked for, or one that cannot be used. What a call costs in tokens
+        and money is known only afterwards, so calls under way may still go beyond those limits.
 
         Raises:
             BudgetError: one more call would exceed the budget.
@@ -310,13 +320,16 @@ class Ledger:
             del self._under_way[key]
             purchase.set_result(failure)
 
-    def record(self, key: str, completions: Sequence[Completion], seconds: float) -> list[Completion]:
+    def record(
+        self, key: str, completions: Sequence[Completion], seconds: float, *, usage: Usage | None = None
+    ) -> list[Completion]:
         """Store the answers that one request for `key` bought.
 
         Args:
             key: what was asked.
             completions: the answers, with what they cost.
             seconds: how long the request took.
+            usage: what it cost in all, if it failed or was cut off; None if these are all the answers it was to buy.
 
         Returns:
             The answers as they were stored, see `RunFolder.append`.
@@ -325,22 +338,31 @@ class Ledger:
             ConfigError: tokens or money are limited, and it is not known how many tokens the answers took.
         """
         first_index = len(self._answers.get(key, ()))
-        entry = LedgerEntry(key=key, first_index=first_index, completions=tuple(completions), seconds=seconds)
+        entry = LedgerEntry(
+            key=key, first_index=first_index, completions=tuple(completions), seconds=seconds, usage=usage
+        )
         stored = self._run.append("completions", entry)
-        self._count(stored)
+        cost = self._count(stored)
         for name, limit in (("max_tokens", self._budget.max_tokens), ("max_cost_usd", self._budget.max_cost_usd)):
-            if limit is not None and not any(completion.usage.tokens for completion in stored.completions):
+            if limit is not None and not cost.tokens:
                 raise ConfigError(
                     f"The model's server does not say how many tokens it takes, so {name}={limit:g} could never stop "
                     "it; set max_calls instead."
                 )
         return list(stored.completions)
 
-    def _count(self, entry: LedgerEntry) -> None:
-        usage = sum((completion.usage for completion in entry.completions), Usage())
+    def _count(self, entry: LedgerEntry) -> Usage:
+        """Take an entry into account and return what it cost."""
+        if entry.usage is None:
+            usage = sum((completion.usage for completion in entry.completions), Usage())
+            self._cut_off.pop(entry.key, None)
+        else:
+            usage = entry.usage
+            self._cut_off.setdefault(entry.key, entry.first_index)
         # A model that counts no requests still made one, or max_calls would not hold for it.
         self._spent += usage if usage.calls else usage.model_copy(update={"calls": 1})
         self._answers.setdefault(entry.key, []).extend(entry.completions)
+        return usage
 
     def _refuse_beyond_budget(self) -> None:
         budget, spent = self._budget, self._spent

@@ -47,10 +47,10 @@ def storm(*refused: str):
     return behave
 
 
-async def collect(run, server, *more):
+async def collect(run, server, *more, concurrency=12):
     """Return exit code, stdout and stderr of collecting from a server."""
     options = [*more, "--run", run, "--env", "toy", "--model", "x", "--base-url", server.base_url]
-    options += ["--tasks", TASKS, "--samples", SAMPLES, "--concurrency", 12]
+    options += ["--tasks", TASKS, "--samples", SAMPLES, "--concurrency", concurrency]
     process = await asyncio.create_subprocess_exec(
         *map(str, [sys.executable, "-m", "armap.cli", "collect", *options]),
         stdout=asyncio.subprocess.PIPE,
@@ -122,17 +122,19 @@ async def test_a_wrong_key_is_explained(tmp_path):
     assert len([line for line in stderr.splitlines() if line and "0:00:" not in line]) == 1
 
 
-async def test_nothing_is_held_against_a_server_that_knew_no_key_or_was_away(tmp_path):
+async def test_nothing_is_held_against_a_server_that_knew_no_key_or_no_credit_or_was_away(tmp_path):
     run = tmp_path / "run"
-    knows_key, answers = False, storm()
+    behaviour = refusal(401)
 
     async def behave(request, writer):
-        await (answers if knows_key else refusal(401))(request, writer)
+        await behaviour(request, writer)
 
     async with HostileServer(otherwise=behave) as server:
-        assert (await collect(run, server))[0] == 2
-        assert not trajectories(run)
-        knows_key = True
+        for status in (401, 402):
+            behaviour = refusal(status)
+            assert (await collect(run, server))[0] == 2
+            assert not trajectories(run)
+        behaviour = storm()
         code, stdout, _ = await collect(run, server)
         assert (code, stdout.endswith("none failed\n")) == (0, True)
     there = trajectories(run)
@@ -140,6 +142,17 @@ async def test_nothing_is_held_against_a_server_that_knew_no_key_or_was_away(tmp
     assert (code, "ConnectError" in stderr) == (2, True)
     assert not trajectories(tmp_path / "another")
     assert trajectories(run) == there
+
+
+async def test_replies_that_cannot_be_used_count_against_the_limits(tmp_path):
+    run = tmp_path / "run"
+    too_long = answer(None, finish_reason="length", usage={"prompt_tokens": 50, "completion_tokens": 64})
+    async with HostileServer(otherwise=too_long) as server:
+        code, _, stderr = await collect(run, server, "--max-tokens", 300, concurrency=1)
+        paid = len(server.requests)
+        assert (code, paid, "max_tokens=300" in stderr) == (3, 4, True)
+        assert (await collect(run, server, "--max-tokens", 300))[0] == 3
+        assert len(server.requests) == paid
 
 
 async def test_a_limit_on_money_ends_a_collection_and_a_higher_one_lets_it_go_on(tmp_path):

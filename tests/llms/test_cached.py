@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armap.errors import BudgetError, LLMError
+from armap.errors import BudgetError, ConfigError, LLMError
 from armap.llms.cached import CachedLLM
+from armap.llms.http import HTTPLLM
 from armap.protocols import LLM
 from armap.store import Ledger, LedgerEntry, RunFolder
 from armap.types import Budget, Completion, Message, SamplingParams, Usage
+
+from .hostile_server import HostileServer, answer, refusal
 
 
 class HashLLM:
@@ -207,6 +210,71 @@ async def test_cancelling_the_one_who_buys_leaves_those_who_wait_with_an_answer(
     assert isinstance(also_cancelled, asyncio.CancelledError)
     assert len({tuple(answer_texts(completions)) for completions in answers}) == 1
     assert len(llm.requests) == 2
+
+
+async def test_what_a_failed_purchase_has_cost_is_counted_also_after_a_restart(tmp_path):
+    budget = Budget(max_calls=4, max_cost_usd=0.01)
+    usage = Usage(calls=2, prompt_tokens=5, cost_usd=0.02)
+    for _ in range(2):
+        with RunFolder(tmp_path) as run:
+            llm, ledger = HashLLM(), Ledger(run, budget)
+            llm.failures = [LLMError("all replies were unusable", usage=usage)]
+            with pytest.raises(LLMError if ledger.spent == Usage() else BudgetError, match=r"unusable|max_cost_usd"):
+                await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)
+            assert ledger.spent == usage
+            assert ledger.stored("key") == []
+
+
+async def test_a_limit_that_unusable_replies_could_never_reach_is_refused(run):
+    llm, ledger = HashLLM(), Ledger(run, Budget(max_tokens=100))
+    llm.failures = [LLMError("all replies were unusable", usage=Usage(calls=2))]
+    with pytest.raises(ConfigError, match="does not say how many tokens it takes"):
+        await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)
+
+
+async def one_at_a_time(request, writer):
+    await answer(f"answer to {request['seed']}", usage={"prompt_tokens": 3, "completion_tokens": 1})(request, writer)
+
+
+async def ask_for(path: Path, n: int, *, served: int, then=None, first_n: int = 0) -> tuple[list[str], Usage]:
+    """Ask a server that gives one answer a request and then does something else; return the answers and the bill.
+
+    If it then does nothing, it is no longer waited for as soon as nothing else is under way.
+    """
+    hung = []
+
+    async def hang(request, writer):
+        hung.append(request)
+        if len(hung) == 2:
+            asked.cancel()
+        await asyncio.sleep(60)
+
+    async with HostileServer([one_at_a_time] * served, otherwise=then or hang) as server:
+        llm = HTTPLLM(base_url=server.base_url, model="m", concurrency=2, max_attempts=1)
+        with RunFolder(path) as run:
+            cached = CachedLLM(llm, Ledger(run))
+            try:
+                if first_n:
+                    await cached.generate(ASK, n=first_n, sampling=SamplingParams(seed=7))
+                asked = asyncio.create_task(cached.generate(ASK, n=n, sampling=SamplingParams(seed=7)))
+                answers = await asked
+            finally:
+                await llm.close()
+            return answer_texts(answers), usage_of(answers)
+
+
+@pytest.mark.parametrize("first_n", [0, 2])
+@pytest.mark.parametrize(("then", "error"), [(None, asyncio.CancelledError), (refusal(400), LLMError)])
+async def test_a_group_that_was_cut_off_goes_on_where_it_was_and_buys_nothing_twice(tmp_path, then, error, first_n):
+    undisturbed = await ask_for(tmp_path / "undisturbed", 12, served=12, first_n=first_n)
+    for served in (4 + first_n, 2):
+        with pytest.raises(error):
+            await ask_for(tmp_path / "cut", 12, served=served, then=then, first_n=first_n)
+    with RunFolder(tmp_path / "cut") as run:
+        there = sum(len(entry.completions) for entry in run.read("completions", LedgerEntry))
+        assert there == Ledger(run).spent.calls == 6 + first_n
+    # Each time on another port: the server has moved.
+    assert await ask_for(tmp_path / "cut", 12, served=12 - there, then=refusal(400)) == undisturbed
 
 
 @pytest.mark.parametrize("surplus", [-1, 1])

@@ -7,6 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.metadata import version
 
 import pytest
 
@@ -72,6 +73,69 @@ async def test_a_request_says_what_was_asked_and_nothing_that_was_left_open():
     ]
     assert server.targets == ["/v1/chat/completions"]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert server.headers[0]["user-agent"] == f"armap/{version('armap')}"
+
+
+async def test_a_top_p_that_means_nothing_is_not_sent():
+    async with asking() as (llm, server):
+        await texts(llm, sampling=SamplingParams(top_p=1.0))
+    assert "top_p" not in server.requests[0]
+
+
+COMPLAINTS = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+    "seed": "property 'seed' is unsupported",
+    "temperature": "Unsupported value: 'temperature' does not support 0.5 with this model. Only 1 is supported.",
+    "top_p": "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+}
+
+
+def refuses(*fields, status=400):
+    async def behave(request, writer):
+        refused = next((name for name in fields if name in request), None)
+        await (refusal(status, COMPLAINTS[refused]) if refused else echo)(request, writer)
+
+    return behave
+
+
+@pytest.mark.parametrize("fields", [["max_tokens"], ["seed"], ["temperature"], ["top_p"], [*COMPLAINTS]], ids=str)
+@pytest.mark.parametrize("status", [400, 422])
+async def test_what_a_server_does_not_take_is_left_out_from_then_on(fields, status):
+    sampling = SAMPLING.model_copy(update={"seed": 7})
+    async with asking(otherwise=refuses(*fields, status=status), max_attempts=1) as (llm, server):
+        for _ in range(2):
+            assert len(await texts(llm, n=2, sampling=sampling)) == 2
+    sent = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 32, "seed": 7}
+    left = {name: value for name, value in sent.items() if name not in fields}
+    left |= {"max_completion_tokens": 32} if "max_tokens" in fields else {}
+    told = [{name: value for name, value in one.items() if name in {*sent, *left}} for one in server.requests]
+    assert told[-2:] == [left, left]
+    assert len(told) == 2 + len(fields)
+
+
+async def test_a_field_that_a_server_names_in_form_only_is_left_out_too():
+    complaint = body({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, status=422)
+    async with asking(complaint) as (llm, server):
+        await texts(llm, n=3, sampling=SamplingParams(seed=7))
+    assert [(one["n"], "seed" in one) for one in server.requests] == [(3, True), (3, False)]
+
+
+async def test_no_field_is_given_up_because_of_a_refusal_that_had_another_reason():
+    bad = refusal(400, "The temperature that the prompt asks about, and the seed, are unknown.")
+    sampling = SamplingParams(seed=7, top_p=0.5)
+    async with asking(otherwise=moody(bad)) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 400"):
+            await texts(llm, messages=POISON, sampling=sampling)
+        await texts(llm, sampling=sampling)
+    assert {"temperature", "seed", "top_p"} <= server.requests[-1].keys()
+
+
+@pytest.mark.parametrize("complaint", ["temperature must be between 0 and 0.4", "seed must be even", "max_tokens > 30"])
+async def test_a_value_that_a_server_does_not_take_is_no_field_that_it_does_not_take(complaint):
+    async with asking(otherwise=refusal(400, complaint)) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 400"):
+            await texts(llm, sampling=SamplingParams(seed=7))
+    assert len(server.requests) == 1
 
 
 async def test_n_stop_and_seed_are_sent_when_they_are_asked_for():
@@ -304,7 +368,8 @@ async def test_a_connection_that_always_breaks_is_an_error(broken):
     async with asking(otherwise=broken, max_attempts=2) as (llm, server):
         with pytest.raises(LLMError, match=r"in 2 attempts; the last one brought \w+Error"):
             await texts(llm)
-    assert len(server.requests) == 2
+    # After both something tiny was asked.
+    assert len(server.requests) == 3
 
 
 BAD_BODIES = [
@@ -326,7 +391,9 @@ BAD_BODIES = [
     {"choices": [{"message": "a"}]},
     {"choices": [choice(None)]},
     {"choices": [choice(None, reasoning_content="hm, let me think")]},
-    {"choices": [choice([{"type": "text", "text": "a"}])]},
+    {"choices": [choice([])]},
+    {"choices": [choice([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}])]},
+    {"choices": [choice([{"type": "text", "text": 3}, {"type": "text"}, "text"])]},
     {"choices": [choice(3)]},
     {"choices": [choice("", finish_reason="length")]},
     {"choices": [choice("", finish_reason=None)]},
@@ -353,29 +420,118 @@ async def test_attempts_are_bounded_and_the_error_says_what_the_last_one_brought
         with pytest.raises(LLMError, match=r"in 4 attempts; .* HTTP 503 \(model is \[31mloading\)") as caught:
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (True, 503)
-    assert len(server.requests) == 4
+    # After all of them something tiny was asked.
+    assert len(server.requests) == 5
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_server_that_answers_nobody_is_away_and_one_that_answers_others_is_not(status):
-    async def moody(request, writer):
-        await (refusal(status) if request["messages"][0]["content"] == "poison" else echo)(request, writer)
+POISON = [Message(role="user", content="poison")]
 
-    poison = [Message(role="user", content="poison")]
-    async with asking(otherwise=moody, backoff_s=0.05) as (llm, _):
+
+def moody(behaviour):
+    """Treats one question so, and answers all others."""
+
+    async def behave(request, writer):
+        await (behaviour if request["messages"][0]["content"] == "poison" else echo)(request, writer)
+
+    return behave
+
+
+@asynccontextmanager
+async def others_asking(llm):
+    """Ask other things all the time."""
+
+    async def others():
+        while True:
+            await texts(llm)
+            await asyncio.sleep(0.001)
+
+    asking_others = asyncio.create_task(others())
+    try:
+        yield
+    finally:
+        asking_others.cancel()
+
+
+@pytest.mark.parametrize("bad", [refusal(500), refusal(503), hang_up, late(5, echo)])
+async def test_a_server_that_answers_nobody_is_away(bad):
+    async with asking(otherwise=bad, timeout_s=0.1, max_attempts=3) as (llm, server):
         with pytest.raises(LLMError) as away:
-            await texts(llm, messages=poison)
+            await texts(llm)
+    assert away.value.unavailable
+    assert server.requests[-1] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "temperature": 1.0,
+        "max_tokens": 1,
+    }
 
-        async def others():
-            while True:
-                await texts(llm)
-                await asyncio.sleep(0.001)
 
-        asked = asyncio.create_task(others())
-        with pytest.raises(LLMError) as bad:
-            await texts(llm, messages=poison)
-        asked.cancel()
-    assert (away.value.unavailable, bad.value.unavailable) == (True, False)
+@pytest.mark.parametrize("bad", [refusal(500), refusal(503), hang_up, late(5, echo)])
+async def test_a_question_that_a_server_cannot_answer_is_no_sign_that_it_is_away(bad):
+    async with asking(otherwise=moody(bad), timeout_s=0.1, max_attempts=3) as (llm, server):
+        with pytest.raises(LLMError, match="in 3 attempts") as alone:
+            await llm.generate(POISON, n=2, sampling=SAMPLING)
+        asked = [request["messages"][0]["content"] for request in server.requests]
+        async with others_asking(llm):
+            with pytest.raises(LLMError, match="in 3 attempts") as bad_question:
+                await texts(llm, messages=POISON)
+    assert asked == ["poison"] * 3 + ["Hello"]
+    # What it took to find out is paid for.
+    assert alone.value.usage == Usage(calls=1, prompt_tokens=7, completion_tokens=2)
+    assert (alone.value.unavailable, bad_question.value.unavailable) == (False, False)
+
+
+async def test_a_server_that_refuses_to_say_so_little_is_there():
+    async def refuse_less(request, writer):
+        await refusal(400 if request["max_tokens"] < 16 else 500)(request, writer)
+
+    async with asking(otherwise=refuse_less) as (llm, _):
+        with pytest.raises(LLMError, match="HTTP 500") as caught:
+            await texts(llm)
+    assert not caught.value.unavailable
+
+
+async def test_a_rate_limit_is_never_about_one_question():
+    async with asking(otherwise=moody(refusal(429)), max_attempts=3) as (llm, server):
+        with pytest.raises(LLMError, match=r"in 3 attempts.*HTTP 429") as caught:
+            await texts(llm, messages=POISON)
+    assert caught.value.unavailable
+    assert len(server.requests) == 3
+
+
+async def test_a_rate_limit_is_waited_out_for_as_long_as_others_get_through():
+    script = [refusal(429)] * 40 + [answer("here")]
+    poisoned = iter(script)
+
+    async def limited(request, writer):
+        await next(poisoned)(request, writer)
+
+    settings = {"retry_after_cap_s": 0.01, "max_attempts": 3}
+    async with asking(otherwise=moody(limited), **settings) as (llm, _), others_asking(llm):
+        assert await texts(llm, messages=POISON) == ["here"]
+
+
+async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_short():
+    settings = {"otherwise": refusal(429), "max_attempts": 4, "backoff_s": 0.05, "retry_after_cap_s": 0.1}
+    async with asking(**settings) as (llm, _):
+        started = time.monotonic()
+        with pytest.raises(LLMError):
+            await texts(llm)
+    # At least the halves of four times the back-off and of twice the cap, twice.
+    assert 0.3 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("code", "requests", "unavailable"),
+    [(402, 1, True), (401, 1, True), (400, 1, False), (429, 2, True), (502, 3, True)],
+)
+async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable):
+    refused = body({"error": {"message": "because", "code": code}})
+    async with asking(otherwise=refused, max_attempts=2) as (llm, server):
+        with pytest.raises(LLMError, match=rf"HTTP {code} \(because\)") as caught:
+            await texts(llm)
+    assert (caught.value.status, caught.value.unavailable) == (code, unavailable)
+    assert len(server.requests) == requests
 
 
 async def test_a_server_that_is_not_there_is_an_error_that_says_so():
@@ -390,19 +546,40 @@ async def test_a_server_that_is_not_there_is_an_error_that_says_so():
 async def test_a_reasoning_model_that_runs_out_of_tokens_is_told_apart():
     thinking = body({"choices": [choice(None, finish_reason="length", reasoning_content="hm")]})
     async with asking(otherwise=thinking, max_attempts=1) as (llm, _):
-        with pytest.raises(LLMError, match="cut short by max_tokens"):
-            await texts(llm)
+        for choices in (None, DIRECTIONS):
+            with pytest.raises(LLMError, match=r"cut short by max_tokens=32 .* more --reply-tokens") as caught:
+                await texts(llm, choices=choices)
+            assert "--free" not in str(caught.value)
+    async with asking(otherwise=answer("I should", finish_reason="length")) as (llm, _):
+        with pytest.raises(LLMError, match=r"more --reply-tokens; .* collect with --free"):
+            await texts(llm, choices=DIRECTIONS)
+
+
+async def test_an_answer_that_is_too_long_is_paid_for_twice_and_not_for_ever():
+    too_long = answer(None, finish_reason="length")
+    async with asking(otherwise=too_long, max_attempts=8) as (llm, server):
+        for n in (1, 3):
+            with pytest.raises(LLMError, match=r"in 2 attempts; the last one brought .* cut short"):
+                await texts(llm, n=n)
+    assert len(server.requests) == 4
+
+
+async def test_an_answer_that_is_too_long_is_asked_for_again_where_others_are_short_enough():
+    too_long = answer(None, finish_reason="length")
+    async with asking(answer("a"), *[too_long] * 3, answer("b")) as (llm, _):
+        assert await texts(llm, n=2) == ["a", "b"]
 
 
 # Failures that stay
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [301, 302, 400, 401, 402, 403, 404, 405, 413, 422])
 async def test_a_lasting_refusal_is_an_error_at_once(status):
     async with asking(refusal(status, "because")) as (llm, server):
         with pytest.raises(LLMError, match=rf"HTTP {status} \(because\)") as caught:
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (False, status)
+    assert caught.value.unavailable == (status not in (400, 403, 413, 422))
     assert len(server.requests) == 1
 
 
@@ -428,14 +605,15 @@ async def test_the_key_is_never_raised_logged_or_shown_even_if_the_server_echoes
     assert len(message) < 350
 
 
-async def test_secrets_of_the_base_url_stay_out_of_name_and_errors(caplog):
+async def test_secrets_of_the_base_url_stay_out_of_errors_and_the_name_is_the_model_s_alone(caplog):
     caplog.set_level(logging.INFO)
     async with HostileServer([refusal(404, "no user ann:hidden-1 with hidden-2")]) as server:
         llm = HTTPLLM(base_url=f"http://ann:hidden-1@{server.address}/v1?key=hidden-2#x", model="m")
         with pytest.raises(LLMError) as caught:
             await texts(llm)
         await llm.close()
-    assert llm.name == f"m @ {server.base_url}"
+    assert llm.name == "m"
+    assert str(caught.value).startswith(f"m @ {server.base_url} gave")
     assert "hidden" not in str(caught.value)
     assert "hidden-1" not in caplog.text
 
@@ -531,6 +709,14 @@ async def test_an_empty_answer_is_an_answer_if_the_model_stopped_there():
         assert await texts(llm) == [""]
 
 
+async def test_an_answer_in_parts_is_its_texts_without_the_thoughts():
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thinking, {"type": "text", "text": "go "}, {"type": "text", "text": "south"}]
+    async with asking(answer(parts), answer(parts), max_attempts=1) as (llm, _):
+        assert await texts(llm) == ["go south"]
+        assert await texts(llm, choices=DIRECTIONS) == ["go south"]
+
+
 async def test_text_that_cannot_be_stored_is_made_storable():
     content = rb'{"choices": [{"message": {"content": "a\ud800b\u0000c\ud83d\ude00"}}]}'
     async with asking(body(content)) as (llm, _):
@@ -574,6 +760,41 @@ async def test_an_answer_without_sensible_usage_counts_as_a_call_without_tokens(
     assert completion.usage == Usage(calls=1)
 
 
+PAID = {"prompt_tokens": 100, "completion_tokens": 7}
+
+
+async def test_what_was_spent_in_vain_is_part_of_the_failure():
+    script = [answer("a", usage=PAID), answer("b", usage=PAID), answer(None, usage=PAID), refusal(503)]
+    settings = {"concurrency": 1, "max_attempts": 2, "price_usd_per_million": (10.0, 0.0)}
+    async with asking(*script, otherwise=refusal(400), **settings) as (llm, _):
+        with pytest.raises(LLMError) as caught:
+            await llm.generate(QUESTION, n=3, sampling=SAMPLING)
+        with pytest.raises(LLMError) as refused:
+            await llm.generate(QUESTION, n=3, sampling=SAMPLING)
+    usage = caught.value.usage
+    assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (3, 300, 21)
+    assert usage.cost_usd == pytest.approx(0.003)
+    assert refused.value.usage == Usage()
+
+
+@pytest.mark.parametrize("takes_n", [True, False])
+async def test_whoever_stops_waiting_learns_which_answers_there_are_if_they_came_one_at_a_time(takes_n):
+    async def hang(request, writer):
+        call.cancel()
+        await asyncio.sleep(60)
+
+    first = answer(*"ab", usage=PAID) if takes_n else answer("a", usage=PAID)
+    async with asking(first, answer("c", usage=PAID), otherwise=hang, concurrency=1) as (llm, _):
+        call = asyncio.create_task(llm.generate(QUESTION, n=6, sampling=SAMPLING))
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await call
+    spent = caught.value.__cause__
+    assert isinstance(spent, LLMError)
+    assert (spent.usage.calls, spent.usage.tokens) == (2, 214)
+    assert [one.text for one in spent.answers] == ([] if takes_n else ["a", "c"])
+    assert sum((one.usage for one in spent.answers), Usage()) == (Usage() if takes_n else spent.usage)
+
+
 async def test_answers_are_not_mixed_up_among_concurrent_calls_in_a_storm():
     draw = random.Random(0)
     weights = {refusal(429, Retry_After="0"): 30, refusal(500): 10, reset: 5, half_body: 2, late(0.02, echo): 53}
@@ -591,7 +812,12 @@ async def test_answers_are_not_mixed_up_among_concurrent_calls_in_a_storm():
 # Settings
 
 
-@pytest.mark.parametrize("base_url", ["", "localhost:8000", "ftp://host/v1", "http://", "http://[::1", "http://x\x00"])
+UNREACHABLE = ["", "localhost:8000", "ftp://host/v1", "http://", "http://[::1", "http://x\x00"]
+UNREACHABLE += ["http://a..b/v1", "http://.foo/v1", f"http://{'a' * 64}.com/v1", "http://xn--/v1"]
+UNREACHABLE += ["http://localhost:99999/v1", "http://localhost:65536/v1", "http://localhost:0/v1"]
+
+
+@pytest.mark.parametrize("base_url", UNREACHABLE)
 def test_an_address_that_cannot_work_is_one_clear_sentence(base_url):
     with pytest.raises(ConfigError, match="complete http:// or https:// address"):
         HTTPLLM(base_url=base_url, model="m")
@@ -629,7 +855,8 @@ async def test_the_environment_names_server_model_and_key():
         llm = HTTPLLM.from_environment(environ)
         await texts(llm)
         await llm.close()
-    assert llm.name == f"small @ {server.base_url}"
+    assert llm.name == "small"
+    assert len(server.requests) == 1
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 

@@ -295,6 +295,8 @@ async def test_the_token_is_never_quoted():
         "",
         "localhost:8025",
         "ftp://a",
+        "http://a..b",
+        "http://a:0",
         "http://",
         "http://a:s3cret@c",
         "http://a?key=s3cret",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -20,8 +21,10 @@ class CachedLLM:
     are kept by index, so `n` answers stay `n` different ones: asking again gives the same, asking for fewer gives the
     first of them, asking for more buys only the missing ones, from another seed, so that a planner may find other
     answers in a run where something else has asked before. Equal requests made at the same time share one
-    purchase, and its failure. An answer from the ledger carries what it cost when it was bought, so that a result
-    does not depend on whether its run was interrupted; `Ledger.spent` counts every purchase once.
+    purchase, and its failure. What a failed or cancelled request has cost is kept too, with those of its answers that
+    can be gone on with as if it had never been cut off. An answer from the ledger carries what it cost when it was
+    bought, so that a result does not depend on whether its run was interrupted; `Ledger.spent` counts every purchase
+    once.
 
     Args:
         llm: the language model to buy from.
@@ -48,8 +51,8 @@ class CachedLLM:
         """Draw exactly `n` answers, see `LLM.generate`.
 
         Raises:
-            LLMError: the model failed or gave another number of answers; nothing was stored.
-            UnavailableError: no request to the model can succeed; nothing was stored.
+            LLMError: the model failed or gave another number of answers.
+            UnavailableError: no request to the model can succeed.
             BudgetError: the run may not spend more.
         """
         key = _request_key(self._llm.name, messages, sampling, choices)
@@ -62,12 +65,16 @@ class CachedLLM:
         missing = n - len(stored)
         with self._ledger.reserve(key):
             started = time.monotonic()
+            first = self._ledger.began(key)
             try:
                 bought = await self._llm.generate(
-                    messages, n=missing, sampling=_sampling_from(sampling, len(stored)), choices=choices
+                    messages, n=missing, sampling=_sampling_from(sampling, first, len(stored)), choices=choices
                 )
-            except LLMError as error:
-                if error.unavailable:
+            except (LLMError, asyncio.CancelledError) as error:
+                failure = error if isinstance(error, LLMError) else error.__cause__
+                if isinstance(failure, LLMError) and failure.usage.calls:
+                    self._ledger.record(key, failure.answers, time.monotonic() - started, usage=failure.usage)
+                if isinstance(error, LLMError) and error.unavailable:
                     raise UnavailableError(f"{error} Start again to go on from here.") from error
                 raise
             if len(bought) != missing:
@@ -89,10 +96,19 @@ def _request_key(
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-def _sampling_from(sampling: SamplingParams, first_index: int) -> SamplingParams:
-    """Give later answers a seed of their own, or the model would repeat the first ones."""
-    if sampling.seed is None or first_index == 0:
+def _sampling_from(sampling: SamplingParams, first_index: int, index: int) -> SamplingParams:
+    """Give later answers a seed of their own, or the model would repeat the first ones.
+
+    Args:
+        sampling: how all of them are drawn.
+        first_index: the first answer of the request that is made, or gone on with.
+        index: the first answer that it has yet to give: those that come one at a time have a seed more each.
+    """
+    seed = sampling.seed
+    if seed is None:
         return sampling
-    digest = hashlib.sha256(f"{sampling.seed}:{first_index}".encode()).digest()
-    # 31 bits: servers differ in whether a seed may be negative or long.
-    return sampling.model_copy(update={"seed": int.from_bytes(digest[:4], "big") >> 1})
+    if first_index:
+        digest = hashlib.sha256(f"{seed}:{first_index}".encode()).digest()
+        # 31 bits: servers differ in whether a seed may be negative or long.
+        seed = int.from_bytes(digest[:4], "big") >> 1
+    return sampling.model_copy(update={"seed": seed + index - first_index})

@@ -1,7 +1,7 @@
 """A language model behind any OpenAI-compatible `/chat/completions` endpoint.
 
-Three things meet here: a question (what one call of `generate` wants, and how it reads a reply), an attempt (one
-HTTP request, bounded in time and size), and the policy that decides which failed attempts are worth repeating.
+Two things meet here: an attempt (one HTTP request, bounded in time and size), and the policy that decides which failed
+attempts are worth repeating. What is asked, and how replies are read, is in `chat_protocol`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,28 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+from itertools import takewhile
 from random import uniform
 from typing import NamedTuple, Self
 
 import httpx
 
-from armap.connections import Limits, Reply, connections_to
+from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
-from armap.thoughts import without_thought
+from armap.llms.chat_protocol import (
+    COMPLAINT_ABOUT_N,
+    Question,
+    counted,
+    decoded,
+    member,
+    refused_field,
+    server_message,
+    status_within,
+)
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
 
@@ -32,25 +42,42 @@ MAX_ERROR_BYTES = 64 * 2**10
 """What is read of an error page."""
 EXCERPT_CHARS = 200
 """What is quoted of a server's words."""
+_MOST_CUT_REPLIES = 2
+"""How often a reply is paid for that is too long to be usable, where no answer was short enough."""
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 """Besides every 5xx: timeout, conflict, too early, too many requests."""
-UNAVAILABLE_STATUSES = frozenset({401, 404})
-"""The key, the address or the model's name is wrong, whatever is asked; 403 may be about one prompt alone."""
+UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
+"""Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked;
+403 may be about one prompt alone."""
+_TOO_MANY_REQUESTS = 429
+"""Never about one prompt."""
+_MOST_DOUBLINGS = 99
+"""A rate limit may go on for long, and floating-point numbers end."""
 
 _ADVICE = {
     401: "; check the API key (ARMAP_API_KEY)",
+    402: "; the credit of the API key is used up",
     403: "; check the API key (ARMAP_API_KEY)",
     404: "; check the base URL and the name of the model",
+    405: "; check the base URL",
+    # Every 3xx: the address is another one.
+    300: "; check the base URL",
 }
-_COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class HTTPLLM:
     """Asks an OpenAI-compatible server, patiently: what may succeed later is tried again, the rest is an error.
 
+    Where all attempts are in vain and nobody else is answered meanwhile, something tiny is asked: if that brings an
+    answer, the error is about the question, and otherwise the server is away. A rate limit is waited out for as long as
+    others get through, and is never about the question.
+
+    Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, and answers are
+    drawn as it pleases; where it says that it wants `max_completion_tokens`, that is sent for `max_tokens`.
+
     A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
-    answers that could not be used. Use one instance per endpoint, in one event loop, so that its limit holds.
+    answers that could not be used. Its name is the model's alone, since a server may move. Use one instance per
+    endpoint, in one event loop, so that its limit holds.
 
     Args:
         base_url: what stands before `/chat/completions`, usually ending in `/v1`.
@@ -59,8 +86,10 @@ class HTTPLLM:
         concurrency: most requests on their way at once.
         timeout_s: longest time one attempt may take, from the request to the last byte of the reply.
         max_attempts: how often one request is sent before it counts as failed.
-        backoff_s: longest wait after the first failed attempt; it doubles with each further one.
-        retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more.
+        backoff_s: longest wait after the first failed attempt, four times that after a rate limit that names no time;
+            it doubles with each further one.
+        retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more; twice that
+            after a rate limit.
         price_usd_per_million: price of a million prompt tokens and of a million completion tokens; cached prompt
             tokens are charged like others.
 
@@ -84,8 +113,8 @@ class HTTPLLM:
         if concurrency < 1 or max_attempts < 1:
             raise ConfigError(f"concurrency ({concurrency}) and max_attempts ({max_attempts}) must be at least 1.")
         url = _checked_url(base_url)
-        self.name = f"{model} @ {url.copy_with(userinfo=b'', query=None, fragment=None)}"
-        self._model = model
+        self.name = model
+        self._at = f"{model} @ {url.copy_with(userinfo=b'', query=None, fragment=None)}"
         target = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
         self._secrets = [secret for secret in (api_key, url.password, *url.params.values()) if secret]
         self._connections = connections_to(target, _headers(url, api_key), Limits(MAX_REPLY_BYTES, MAX_ERROR_BYTES))
@@ -96,6 +125,7 @@ class HTTPLLM:
         self._retry_after_cap_s = retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
+        self._refused: frozenset[str] = frozenset()
         self._replies = 0
 
     @classmethod
@@ -143,57 +173,106 @@ class HTTPLLM:
         """Draw exactly `n` answers; see `protocols.LLM`.
 
         Raises:
-            LLMError: the server refused the request, or gave too few usable answers in all attempts.
+            LLMError: the server refused the request, or gave too few usable answers in all attempts. It says what was
+                spent all the same, and which answers there were if they came one at a time.
+            CancelledError: an LLMError that says so is its cause.
         """
-        question = _Question(self._model, messages, n, sampling, choices)
-        joint = _Answers([], 0, Usage())
-        if n > 1 and self._server_takes_n:
-            joint = await self._ask(question, n=n)
-        got = len(joint.answers)
-        # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
-        first = n if joint.num_choices == n else got
-        separate = await together(self._ask(question, index=index) for index in range(first, first + n - got))
-        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame. A server that
-        # gives some at a time is asked alike every time, so that no answer depends on what was asked before.
-        if n > 1 and joint.num_choices <= 1:
-            self._server_takes_n = False
-        replies = [joint, *separate]
-        answers = [answer for reply in replies for answer in reply.answers]
-        usage = sum((reply.usage for reply in separate), joint.usage)
+        question = Question(self.name, messages, n, sampling, choices)
+        bought = _Bought()
+        try:
+            await self._buy(question, bought)
+        except LLMError as error:
+            error.usage, error.answers = bought.usage, bought.beginning
+            raise
+        except asyncio.CancelledError:
+            cause = LLMError(f"{self._at} was not waited for.", usage=bought.usage, answers=bought.beginning)
+            raise asyncio.CancelledError from cause
+        answers = [answer for reply in bought.replies for answer in reply.answers]
+        usage = bought.usage
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
 
     async def close(self) -> None:
         """Close the connections; the model cannot be asked again."""
         await self._connections.close()
 
-    async def _ask(self, question: _Question, *, n: int = 1, index: int = 0) -> _Answers:
+    async def _buy(self, question: Question, bought: _Bought) -> None:
+        """Ask for all answers at once, and one by one for those that are missing then."""
+        n = question.n
+        if n > 1 and self._server_takes_n:
+            bought.joint = await self._ask(question, bought, n=n)
+        joint = bought.joint
+        got = len(joint.answers)
+        # A server that took `n` has used up the first n seeds; any other answers as if it had never been asked for n.
+        first = n if joint.num_choices == n else got
+        bought.separate = [None] * (n - got)
+
+        async def buy(place: int) -> None:
+            bought.separate[place] = await self._ask(question, bought, index=first + place)
+
+        await together(map(buy, range(n - got)))
+        # Remembered only now: had the separate requests failed as well, `n` would not have been to blame. A server that
+        # gives some at a time is asked alike every time, so that no answer depends on what was asked before.
+        if n > 1 and joint.num_choices <= 1:
+            self._server_takes_n = False
+
+    async def _ask(self, question: Question, bought: _Bought, *, n: int = 1, index: int = 0) -> _Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
-        usage, attempts, bad_replies, replies_before = Usage(), 0, 0, self._replies
+        failures = rate_limits = bad_replies = cut_replies = 0
+        # Rate limits since anybody was answered.
+        unheard, replies_before = 0, self._replies
+        refused: frozenset[str] = frozenset()
         while True:
-            attempts += 1
+            refused |= self._refused
+            # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
+            body = question.body(n, seed_offset=index + bad_replies * question.n, refused=refused)
             try:
-                # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
-                content = await self._post(question.body(n, seed_offset=index + bad_replies * question.n))
-                reply = _decoded(content)
-                usage += self._usage(reply)
-                choices = _get(reply, "choices")
+                content, reply = await self._post(body)
+                # Remembered only now: had it been refused all the same, the fields would not have been to blame.
+                self._refused |= refused
+                usage = self._usage(reply)
+                choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
                 if answers := question.answers(choices):
                     return _Answers(answers, len(choices), usage)
+                bought.unusable += usage
                 bad_replies += 1
-                raise self._unusable(content, choices, offered=question.choices is not None)
+                raise self._unusable(content, choices, question)
             except _AttemptError as error:
-                if n > 1 and error.blames_n:
-                    return _Answers([], 0, usage)
-                if not error.retryable or attempts == self._max_attempts:
-                    # Where nobody was answered meanwhile, it is not about this question.
-                    error.unavailable |= error.retryable and self._replies == replies_before
-                    raise self._failure(error) from None
-                wait_s = self._wait_s(attempts, error.retry_after_s)
+                if field := refused_field(error.complaint, body):
+                    refused |= {field}
+                    continue
+                if n > 1 and COMPLAINT_ABOUT_N.search(error.complaint):
+                    return _Answers([], 0, Usage())
+                others_heard, replies_before = self._replies != replies_before, self._replies
+                limited = error.status == _TOO_MANY_REQUESTS
+                failures += not limited
+                rate_limits += limited
+                unheard = limited + (0 if others_heard else unheard)
+                cut_replies += error.cut
+                # Where other answers are short enough, this one may be too.
+                too_long = error.cut and cut_replies >= _MOST_CUT_REPLIES and not bought.replies
+                if not error.retryable or too_long or self._max_attempts in (failures, unheard):
+                    if limited:
+                        error.unavailable = True
+                    elif error.retryable and not (error.unavailable or others_heard):
+                        error.unavailable = not await self._is_there(bought)
+                    raise self._failure(error, failures + rate_limits) from None
+                wait_s = self._wait_s(error, failures, rate_limits)
             await asyncio.sleep(wait_s)
 
-    async def _post(self, body: bytes) -> bytes:
-        """Make one attempt and return the body of a successful reply."""
+    async def _is_there(self, bought: _Bought) -> bool:
+        """Say whether the server answers something tiny, be it that it refuses to."""
+        hello = Message(role="user", content="Hello")
+        question = Question(self.name, [hello], 1, SamplingParams(max_tokens=1), None)
+        try:
+            _, reply = await self._post(question.body(1, seed_offset=0, refused=self._refused))
+        except _AttemptError as error:
+            return not (error.retryable or error.unavailable)
+        bought.unusable += self._usage(reply)
+        return True
+
+    async def _post(self, body: bytes) -> tuple[bytes, object]:
+        """Make one attempt and return the body of a successful reply, and what it says."""
         try:
             async with self._slots, asyncio.timeout(self._timeout_s):
                 reply = await self._connections.post(body)
@@ -204,59 +283,72 @@ class HTTPLLM:
             raise _AttemptError(f"{type(error).__name__}{self._quoted(str(error))}", unavailable=nobody) from None
         if not 200 <= reply.status < 300:
             raise self._refusal(reply)
-        self._replies += 1
         if not reply.whole:
             raise _AttemptError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes", retryable=False)
-        return reply.content
+        said = decoded(reply.content)
+        if status := status_within(said):
+            raise self._refusal(reply._replace(status=status))
+        self._replies += 1
+        return reply.content, said
 
-    def _failure(self, error: _AttemptError) -> LLMError:
+    def _failure(self, error: _AttemptError, attempts: int) -> LLMError:
         if error.retryable:
-            message = (
-                f"{self.name} gave no usable answer in {self._max_attempts} attempts; the last one brought {error}."
-            )
+            message = f"{self._at} gave no usable answer in {attempts} attempts; the last one brought {error}."
         else:
-            advice = _ADVICE.get(error.status or 0, "")
-            message = f"{self.name} gave no usable answer and will not on asking again: {error}{advice}."
+            status = error.status or 0
+            advice = _ADVICE.get(300 if status // 100 == 3 else status, "")
+            message = f"{self._at} gave no usable answer and will not on asking again: {error}{advice}."
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
-    def _unusable(self, content: bytes, choices: Sequence[object], *, offered: bool) -> _AttemptError:
+    def _unusable(self, content: bytes, choices: Sequence[object], question: Question) -> _AttemptError:
+        said = "a reply without a usable answer"
         quoted = self._quoted(json.dumps(choices) if choices else content.decode(errors="replace"))
-        cut = any(_get(choice, "finish_reason") == "length" for choice in choices)
-        said = f"a reply without a usable answer{', cut short by max_tokens' if cut else ''}{quoted}"
-        # What is on offer is sent as a schema, which not every server heeds.
-        return _AttemptError(
-            f"{said}; if the server knows no structured output, collect with --free" if offered else said
-        )
+        cut = any(member(choice, "finish_reason") == "length" for choice in choices)
+        if cut:
+            said += f", cut short by max_tokens={question.max_tokens}"
+            quoted += "; a model that thinks first needs more of them, so collect with more --reply-tokens"
+        # What is on offer is sent as a schema, which not every server heeds; who was still thinking did not come to it.
+        thinking = cut and not any(member(member(choice, "message"), "content") for choice in choices)
+        if question.choices and not thinking:
+            quoted += "; if the server knows no structured output, collect with --free"
+        return _AttemptError(said + quoted, cut=cut)
 
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
         text = reply.content.decode(errors="replace")
         return _AttemptError(
-            f"HTTP {status}{self._quoted(_server_message(reply.content) or text)}",
+            f"HTTP {status}{self._quoted(server_message(reply.content) or text)}",
             retryable=status in RETRYABLE_STATUSES or status >= 500,
             status=status,
-            unavailable=status in UNAVAILABLE_STATUSES,
+            unavailable=status in UNAVAILABLE_STATUSES or status < 400,
             retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
-            blames_n=status in (400, 422) and _COMPLAINT_ABOUT_N.search(text) is not None,
+            complaint=text if status in (400, 422) else "",
         )
 
-    def _wait_s(self, attempts: int, asked_s: float) -> float:
+    def _wait_s(self, error: _AttemptError, failures: int, rate_limits: int) -> float:
         """Return the wait after some attempts: what the server asks for, but at least the back-off.
 
-        Source: full jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+        Source: full and equal jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
-        cap_s = self._retry_after_cap_s
-        return max(uniform(0, min(self._backoff_s * 2 ** (attempts - 1), cap_s)), min(asked_s, cap_s))
+        cap_s, asked_s = self._retry_after_cap_s, error.retry_after_s
+        if error.status == _TOO_MANY_REQUESTS:
+            cap_s *= 2
+            if asked_s is None:
+                # Most limits are per minute; whoever comes back early may count against them again.
+                longest_s = min(4 * self._backoff_s * 2 ** min(rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+                return uniform(longest_s / 2, longest_s)
+        longest_s = min(self._backoff_s * 2 ** min(failures + rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+        return max(uniform(0, longest_s), min(asked_s or 0.0, cap_s))
 
     def _usage(self, reply: object) -> Usage:
-        counts = _get(reply, "usage")
-        prompt_tokens = _count(counts, "prompt_tokens")
-        completion_tokens = _count(counts, "completion_tokens")
+        counts = member(reply, "usage")
+        prompt_tokens = counted(counts, "prompt_tokens")
+        completion_tokens = counted(counts, "completion_tokens")
         prompt_price, completion_price = self._price_usd_per_million
         return Usage(
             calls=1,
             prompt_tokens=prompt_tokens,
-            cached_tokens=_count(_get(counts, "prompt_tokens_details"), "cached_tokens"),
+            cached_tokens=counted(member(counts, "prompt_tokens_details"), "cached_tokens"),
             completion_tokens=completion_tokens,
             cost_usd=(prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6,
         )
@@ -269,75 +361,49 @@ class HTTPLLM:
         return f" ({text[:EXCERPT_CHARS]})" if text else ""
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What one call of `generate` wants: the requests it sends, and how it reads the replies."""
-
-    model: str
-    messages: Sequence[Message]
-    n: int
-    sampling: SamplingParams
-    choices: Sequence[str] | None
-
-    def body(self, n: int, *, seed_offset: int) -> bytes:
-        """Return the request for `n` of the answers."""
-        fields: dict[str, object] = {
-            "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_tokens,
-        }
-        if n > 1:
-            fields["n"] = n
-        if self.sampling.seed is not None:
-            # Servers keep seeds in 32 or 64 bits, signed or not; 31 bits fit all of them.
-            fields["seed"] = (self.sampling.seed + seed_offset) % 2**31
-        if self.choices is not None:
-            fields |= self._choice_fields(self.choices)
-        elif self.sampling.stop:
-            fields["stop"] = self.sampling.stop
-        return json.dumps(fields).encode()
-
-    def _choice_fields(self, choices: Sequence[str]) -> dict[str, object]:
-        schema = {
-            "type": "object",
-            "properties": {"action": {"type": "string", "enum": list(choices)}},
-            "required": ["action"],
-            "additionalProperties": False,
-        }
-        # The schema bounds the answer already, and one that is cut short is lost; a token is at least one byte.
-        longest = max(len(json.dumps({"action": choice})) for choice in choices)
-        return {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "action", "strict": True, "schema": schema},
-            },
-            "max_tokens": max(self.sampling.max_tokens, longest),
-        }
-
-    def answers(self, choices: Iterable[object]) -> list[str]:
-        """Return the usable answers among a reply's `choices`."""
-        return [answer for answer in map(self._answer, choices) if answer is not None]
-
-    def _answer(self, choice: object) -> str | None:
-        text = _get(_get(choice, "message"), "content")
-        # An empty text is an answer only if the model chose to stop there.
-        if not isinstance(text, str) or not (text or _get(choice, "finish_reason") == "stop"):
-            return None
-        if self.choices is not None:
-            return _chosen(text, self.choices)
-        for stop in self.sampling.stop:
-            text = text.partition(stop)[0]
-        return _UNSTORABLE.sub("\ufffd", text)
-
-
 class _Answers(NamedTuple):
     """The usable answers of one request, out of how many the server gave, and what was spent on them."""
 
     answers: list[str]
     num_choices: int
     usage: Usage
+
+
+class _Bought:
+    """What one call of `generate` has bought until now.
+
+    Attributes:
+        joint: what came of asking for all answers at once.
+        separate: what came of asking for one answer each; None where it is still to come.
+        unusable: what was spent on replies without a usable answer.
+    """
+
+    def __init__(self) -> None:
+        self.joint = _Answers([], 0, Usage())
+        self.separate: list[_Answers | None] = []
+        self.unusable = Usage()
+
+    @property
+    def replies(self) -> list[_Answers]:
+        """The replies with usable answers, in their order."""
+        return [reply for reply in (self.joint, *self.separate) if reply and reply.answers]
+
+    @property
+    def usage(self) -> Usage:
+        """What all of it has cost."""
+        return sum((reply.usage for reply in self.replies), self.unusable)
+
+    @property
+    def beginning(self) -> tuple[Completion, ...]:
+        """The first answers without a gap, each with its cost; none where several came together.
+
+        Whoever asks for the rest with the next seed gets what would have come: together, they have seeds of their own.
+        """
+        if self.joint.num_choices > 1:
+            return ()
+        there = takewhile(lambda reply: reply is not None, self.separate)
+        one_each = [reply for reply in (self.joint, *there) if reply and reply.answers]
+        return tuple(Completion(text=reply.answers[0], usage=reply.usage) for reply in one_each)
 
 
 class _AttemptError(Exception):
@@ -350,33 +416,33 @@ class _AttemptError(Exception):
         retryable: bool = True,
         status: int | None = None,
         unavailable: bool = False,
-        retry_after_s: float = 0.0,
-        blames_n: bool = False,
+        retry_after_s: float | None = None,
+        complaint: str = "",
+        cut: bool = False,
     ) -> None:
         super().__init__(what)
         self.retryable = retryable
         self.status = status
         self.unavailable = unavailable
         self.retry_after_s = retry_after_s
-        self.blames_n = blames_n
+        self.complaint = complaint
+        self.cut = cut
 
 
 def _checked_url(base_url: str) -> httpx.URL:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+    url = reachable(base_url)
+    if url is None:
         # The address itself is not shown, because it may carry a password.
         raise ConfigError(
-            "The base URL of the language model server must be a complete http:// or https:// address, "
-            "such as http://localhost:8000/v1."
+            "The base URL of the language model server must be a complete http:// or https:// address, with a name and "
+            "a port that there can be, such as http://localhost:8000/v1."
         )
     return url
 
 
 def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
-    headers = [("Content-Type", "application/json")]
+    # Some firewalls refuse whoever does not say what it is.
+    headers = [("Content-Type", "application/json"), ("User-Agent", f"armap/{version('armap')}")]
     if api_key:
         if url.userinfo:
             raise ConfigError("The base URL carries a user name, so an API key cannot be sent as well; remove one.")
@@ -389,47 +455,14 @@ def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
     return headers
 
 
-def _retry_after_s(header: str) -> float:
-    """Return the seconds a Retry-After header asks for, given in seconds or as a date; 0 if it says neither."""
+def _retry_after_s(header: str) -> float | None:
+    """Return the seconds a Retry-After header asks for, given in seconds or as a date; None if it says neither."""
     if re.fullmatch(r"\d+(\.\d+)?", header):
         return float(header)
     try:
         date = parsedate_to_datetime(header)
     except ValueError:
-        return 0.0
+        return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return (date - datetime.now(UTC)).total_seconds()
-
-
-def _server_message(content: bytes) -> str | None:
-    """Return what an error body says in words, in any of the forms in use."""
-    reply = _decoded(content)
-    error = _get(reply, "error")
-    places = (_get(error, "message"), error, _get(reply, "message"), _get(reply, "detail"))
-    return next((text for text in places if isinstance(text, str)), None)
-
-
-def _chosen(text: str, choices: Sequence[str]) -> str | None:
-    """Return the choice that `text` names, as the JSON asked for or, where a server knows no schemas, bare."""
-    bare = (without_thought(text) or "").strip()
-    readings = (_get(_decoded(bare), "action"), text, bare, bare.strip("\"'`"))
-    return next((choice for reading in readings for choice in choices if choice == reading), None)
-
-
-def _decoded(text: str | bytes) -> object:
-    """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _get(value: object, key: str) -> object:
-    """Return a member of a decoded JSON value of unknown shape, or None."""
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _count(value: object, key: str) -> int:
-    count = _get(value, key)
-    return count if isinstance(count, int) and 0 <= count < 2**53 else 0

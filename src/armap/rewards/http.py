@@ -16,6 +16,7 @@ from functools import cache
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
+from armap.connections import reachable
 from armap.errors import ConfigError, RewardModelError, UnavailableError
 from armap.images import ImageFolder
 from armap.rewards.conversation import Turn, as_turns
@@ -248,13 +249,9 @@ class _AttemptError(Exception):
 
 
 def _checked(url: str) -> httpx.URL:
-    try:
-        root = httpx.URL(url)
-    except httpx.InvalidURL:
-        root = httpx.URL("")
+    root = reachable(url)
     # The address goes into records, so nothing in it may be a secret.
-    plain = root.scheme in ("http", "https") and root.host and (root.port or 0) < 2**16
-    if not plain or root.userinfo or root.query or root.fragment:
+    if root is None or root.userinfo or root.query or root.fragment:
         raise ConfigError(
             "The address of a reward model's server must be a plain http:// or https:// one, such as "
             "http://localhost:8025; its token belongs into ARMAP_SERVE_TOKEN."
