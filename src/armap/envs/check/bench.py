@@ -259,10 +259,10 @@ class Watched(Log):
         )
         for name in result.metrics:
             self.require(
-                isinstance(name, str) and bool(re.fullmatch(METRIC_NAME, name)) and name not in ("score", "steps"),
+                isinstance(name, str) and bool(re.fullmatch(METRIC_NAME, name)) and name != "score",
                 expected="an objective can name every metric",
                 came=f"one is called {shown(name)}",
-                repair="call it by letters, digits and underscores, such as fuel_used; score and steps have a meaning",
+                repair="call it by letters, digits and underscores, such as fuel_used; score is the reward model's",
             )
         for name, value in (("env_reward", result.env_reward), *result.metrics.items()):
             self.require(
