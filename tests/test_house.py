@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "armap"
 
 LAYERS = (
-    {"types", "seeds", "canonical", "thoughts", "together", "user_cache"},
+    {"types", "seeds", "canonical", "replies", "thoughts", "together", "user_cache"},
     {"errors"},
     {"images", "connections"},
     {"protocols", "store", "prompts", "tokentree", "weights", "browser"},

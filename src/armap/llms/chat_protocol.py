@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from armap.replies import decoded, member
 from armap.thoughts import without_thought
 from armap.types import Message, SamplingParams
 
@@ -93,14 +94,6 @@ def _one_of(choices: Sequence[str]) -> dict[str, object]:
     return {"type": "json_schema", "json_schema": {"name": "action", "strict": True, "schema": schema}}
 
 
-def server_message(content: bytes) -> str | None:
-    """Return what an error body says in words, in any of the forms in use."""
-    reply = decoded(content)
-    error = member(reply, "error")
-    places = (member(error, "message"), error, member(reply, "message"), member(reply, "detail"))
-    return next((text for text in places if isinstance(text, str)), None)
-
-
 def refused_field(complaint: str, sent: bytes) -> str | None:
     """Return the field of a request that a server says it does not take and that it can do without, if there is one.
 
@@ -123,19 +116,6 @@ def status_within(reply: object) -> int | None:
     if member(reply, "choices") is not None or not isinstance(code, int) or not 300 <= code < 600:
         return None
     return code
-
-
-def decoded(text: str | bytes) -> object:
-    """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def member(value: object, key: str) -> object:
-    """Return a member of a decoded JSON value of unknown shape, or None."""
-    return value.get(key) if isinstance(value, dict) else None
 
 
 def counted(value: object, key: str) -> int:

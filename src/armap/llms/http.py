@@ -12,8 +12,6 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from itertools import takewhile
 from random import uniform
@@ -23,16 +21,8 @@ import httpx
 
 from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
-from armap.llms.chat_protocol import (
-    COMPLAINT_ABOUT_N,
-    Question,
-    counted,
-    decoded,
-    member,
-    refused_field,
-    server_message,
-    status_within,
-)
+from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, Question, counted, refused_field, status_within
+from armap.replies import decoded, member, retry_after_s, server_message
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
 
@@ -321,7 +311,7 @@ class HTTPLLM:
             retryable=status in RETRYABLE_STATUSES or status >= 500,
             status=status,
             unavailable=status in UNAVAILABLE_STATUSES or status < 400,
-            retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
+            retry_after_s=retry_after_s(reply.headers.get("retry-after", "")),
             complaint=text if status in (400, 422) else "",
         )
 
@@ -453,16 +443,3 @@ def _headers(url: httpx.URL, api_key: str | None) -> list[tuple[str, str]]:
         name_and_password = b64encode(f"{url.username}:{url.password}".encode()).decode()
         headers.append(("Authorization", f"Basic {name_and_password}"))
     return headers
-
-
-def _retry_after_s(header: str) -> float | None:
-    """Return the seconds a Retry-After header asks for, given in seconds or as a date; None if it says neither."""
-    if re.fullmatch(r"\d+(\.\d+)?", header):
-        return float(header)
-    try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return (date - datetime.now(UTC)).total_seconds()

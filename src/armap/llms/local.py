@@ -82,7 +82,7 @@ class LocalLLM:
         self._logit_scale = _logit_scale(local)
         self._longest = _longest(local)
         self._end = turns.end_of_turn(local)
-        self._stops = turns.stops(local)
+        self._stops = turns.stops(local, self._end)
         self._has_system_turn = turns.has_system_turn(local)
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._distributions: OrderedDict[tuple[object, ...], _Choices] = OrderedDict()

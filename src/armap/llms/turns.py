@@ -37,10 +37,10 @@ def end_of_turn(local: LocalModel) -> int:
     return end
 
 
-def stops(local: LocalModel) -> set[int | None]:
+def stops(local: LocalModel, end: int) -> set[int | None]:
     """Return the tokens behind which the model writes nothing of use: the end of its turn, and those of texts."""
     stated: int | list[int] | None = local.network.generation_config.eos_token_id
-    return {end_of_turn(local), local.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
+    return {end, local.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
 
 
 def has_system_turn(local: LocalModel) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import comb
 from statistics import NormalDist, fmean
@@ -30,18 +30,18 @@ def success_by_n(results: Iterable[SearchResult]) -> tuple[SuccessAtN, ...]:
     drawn = [result.candidates for result in results]
     most = max(map(len, drawn), default=0)
     sampling = [mean_reward(candidates) for candidates in drawn]
-    by_score = [sorted(candidates, key=_planner_order) for candidates in drawn]
-    by_pay = [sorted(candidates, key=_oracle_order) for candidates in drawn]
-    with_all = _expected_first(by_score, most, _paid_if_scored)
+    by_score = [[*map(_paid_if_scored, sorted(candidates, key=_planner_order))] for candidates in drawn]
+    by_pay = [sorted(map(paid, candidates), reverse=True) for candidates in drawn]
+    with_all = _expected_first(by_score, most)
     points = []
     for n in sorted({n for n in (1, 2, 3, 5, *range(10, most, 10), most) if 1 <= n <= most}):
-        chosen = _expected_first(by_score, n, _paid_if_scored)
+        chosen = _expected_first(by_score, n)
         points.append(
             SuccessAtN(
                 n=n,
                 sampling=fmean(sampling),
                 best_of_n=fmean(chosen),
-                oracle=fmean(_expected_first(by_pay, n, paid)),
+                oracle=fmean(_expected_first(by_pay, n)),
                 more_gain=mean(more - fewer for more, fewer in zip(with_all, chosen, strict=True)),
             )
         )
@@ -66,16 +66,18 @@ def search_verdict(points: Sequence[SuccessAtN]) -> str:
     return "more candidates never hurt"
 
 
-def _expected_first(by_task: Sequence[Sequence[Candidate]], n: int, pay: Callable[[Candidate], float]) -> list[float]:
-    """Return, by task, the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`."""
-    return [_first_of(ranked, min(n, len(ranked)), pay) for ranked in by_task]
+def _expected_first(by_task: Sequence[Sequence[float]], n: int) -> list[float]:
+    """Return, by task, the expected reward of the best-ranked of `n` candidates drawn at random; see `success_by_n`.
+
+    Args:
+        by_task: what the candidates of each task are paid, from the best-ranked one to the worst.
+        n: how many are drawn.
+    """
+    return [_first_of(ranked, min(n, len(ranked))) for ranked in by_task]
 
 
-def _first_of(ranked: Sequence[Candidate], n: int, pay: Callable[[Candidate], float]) -> float:
-    return sum(
-        pay(candidate) * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n))
-        for rank, candidate in enumerate(ranked, 1)
-    )
+def _first_of(ranked: Sequence[float], n: int) -> float:
+    return sum(pay * (comb(len(ranked) - rank, n - 1) / comb(len(ranked), n)) for rank, pay in enumerate(ranked, 1))
 
 
 def _paid_if_scored(candidate: Candidate) -> float:
@@ -85,7 +87,3 @@ def _paid_if_scored(candidate: Candidate) -> float:
 def _planner_order(candidate: Candidate) -> tuple[bool, float]:
     # `sorted` is stable, so equals stay in the order in which they were drawn, as the planner has it.
     return candidate.score is None, -(candidate.score or 0.0)
-
-
-def _oracle_order(candidate: Candidate) -> float:
-    return -paid(candidate)

@@ -8,9 +8,7 @@ import json
 import math
 import re
 import ssl
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Sequence
 from functools import cache
 
 import httpx
@@ -19,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from armap.connections import reachable
 from armap.errors import ConfigError, RewardModelError, UnavailableError
 from armap.images import ImageFolder
+from armap.replies import decoded, member, retry_after_s, server_message
 from armap.rewards.conversation import Turn, as_turns
 from armap.rewards.rendering import shortening_remarks
 from armap.together import together
@@ -198,8 +197,8 @@ class HTTPRewardModel:
         self._was_there = True
         status = response.status_code
         if status != httpx.codes.OK:
-            said = self._quoted(_message(content) or content.decode(errors="replace"))
-            wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+            said = self._quoted(server_message(content) or content.decode(errors="replace"))
+            wait_s = retry_after_s(response.headers.get("Retry-After", "")) or 0.0
             raise _AttemptError(f"HTTP {status}{said}", retryable=status in _RETRYABLE, status=status, wait_s=wait_s)
         score = self._score_in(content)
         self._scored += 1
@@ -210,8 +209,8 @@ class HTTPRewardModel:
 
     def _score_in(self, content: bytes) -> float:
         """Return the score that an answer holds."""
-        data = _get(_decoded(content), "data")
-        probs = _get(data[0], "probs") if isinstance(data, list) and len(data) == 1 else None
+        data = member(decoded(content), "data")
+        probs = member(data[0], "probs") if isinstance(data, list) and len(data) == 1 else None
         if not isinstance(probs, list) or not probs:
             said = self._quoted(content.decode(errors="replace"))
             raise _AttemptError(f"an answer without a score{said}", retryable=False)
@@ -296,37 +295,3 @@ async def _read(response: httpx.Response) -> bytes:
         if len(body) > _REPLY_BYTES:
             raise _AttemptError(f"an answer of more than {_REPLY_BYTES:,} bytes", retryable=False)
     return bytes(body)
-
-
-def _retry_after_s(header: str) -> float:
-    """Return the seconds a Retry-After header asks for, given in seconds or as a date; 0 if it says neither."""
-    if re.fullmatch(r"\d+(\.\d+)?", header):
-        return float(header)
-    try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return 0.0
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return (date - datetime.now(UTC)).total_seconds()
-
-
-def _message(content: bytes) -> str | None:
-    """Return what an error says in words, in any of the forms in use."""
-    answer = _decoded(content)
-    error = _get(answer, "error")
-    places: Iterable[object] = (_get(error, "message"), error, _get(answer, "message"), _get(answer, "detail"))
-    return next((text for text in places if isinstance(text, str)), None)
-
-
-def _decoded(content: bytes) -> object:
-    """Return what JSON says, or None if it is none; text nested beyond all reason counts as none."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _get(value: object, key: str) -> object:
-    """Return a member of a decoded JSON value of unknown shape, or None."""
-    return value.get(key) if isinstance(value, dict) else None
