@@ -251,6 +251,24 @@ async def test_replies_that_are_all_thought_are_an_error_that_says_what_to_do(st
         await policy.propose(await toy_history(), n=3, rng=Random(0))
 
 
+@pytest.mark.parametrize(("max_tokens", "is_thought"), [(64, False), (4000, True)])
+async def test_what_was_cut_short_where_there_was_room_to_think_is_taken_for_a_thought(max_tokens, is_thought):
+    class Cut(Listener):
+        async def generate(self, messages, *, n, sampling, choices=None):
+            completions = await super().generate(messages, n=n, sampling=sampling, choices=choices)
+            return [completion.model_copy(update={"cut": True}) for completion in completions]
+
+    policy = policy_of(Cut("leave\nI may take"), sampling=SamplingParams(max_tokens=max_tokens), choose=False)
+    if not is_thought:
+        assert await policy.propose(await toy_history(), n=1, rng=Random(0)) == [Action(text="leave")]
+        assert await policy.reflect(attempt(), rng=Random(0)) == "leave I may take"
+        return
+    with pytest.raises(PolicyError, match="the first was cut short while the model was thinking"):
+        await policy.propose(await toy_history(), n=1, rng=Random(0))
+    with pytest.raises(LLMError, match="was cut short while the model was thinking"):
+        await policy.reflect(attempt(), rng=Random(0))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 async def test_what_was_thought_before_a_reply_is_no_part_of_it_and_does_not_tell_states_apart(strict):
     thought = "<think>\nI may answer\nAction: take red ball\nno\n</think>\n\n"

@@ -23,6 +23,7 @@ from __future__ import annotations
 import sysconfig
 import traceback
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 from armap.types import Completion, Usage
@@ -61,6 +62,7 @@ class LLMError(RunError):
         retryable: whether the same request may succeed later.
         status: HTTP status, if a server answered.
         unavailable: whether every other request would fail alike.
+        cut: whether the reply ended while the model was thinking.
         usage: what was spent all the same, on the answers below too.
         answers: the first of the answers that were asked for, as far as they were there, each with its own cost.
     """
@@ -72,6 +74,7 @@ class LLMError(RunError):
         retryable: bool = False,
         status: int | None = None,
         unavailable: bool = False,
+        cut: bool = False,
         usage: Usage = _NOTHING,
         answers: Sequence[Completion] = (),
     ) -> None:
@@ -79,12 +82,19 @@ class LLMError(RunError):
         self.retryable = retryable
         self.status = status
         self.unavailable = unavailable
+        self.cut = cut
         self.usage = usage
         self.answers = tuple(answers)
 
     def __reduce__(self) -> tuple[object, ...]:
         # An exception is made anew of its message alone, and then given its attributes.
         return LLMError, (str(self),), vars(self)
+
+    def after(self, spent: Usage) -> LLMError:
+        """Return this error for somebody who had spent something before; others may fail with the same one."""
+        error = copy(self)
+        error.usage = spent + self.usage
+        return error
 
 
 class PolicyError(RunError):

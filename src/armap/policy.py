@@ -80,13 +80,17 @@ class PromptedPolicy:
         if choices is not None:
             return [Action(text=completion.text) for completion in completions]
         legal = history.observation.actions or ()
-        parsed = [parse_action(completion.text, strict=self._strict, legal=legal) for completion in completions]
+        parsed = [
+            parse_action(completion.text, strict=self._strict, legal=legal, cut=self._may_be_thought(completion))
+            for completion in completions
+        ]
         actions = [action for action in parsed if action is not None]
         if not actions:
-            first = completions[0].text
+            first = completions[0]
+            is_thought = without_thought(first.text, cut=self._may_be_thought(first)) is None
             raise PolicyError(
                 f"none of {n} replies to task {history.task.id!r} could be read as an action; "
-                f"the first was {CUT_SHORT if without_thought(first) is None else repr(first[:80])}"
+                f"the first was {CUT_SHORT if is_thought else repr(first.text[:80])}"
             )
         return actions
 
@@ -102,10 +106,14 @@ class PromptedPolicy:
         sampling = self._sampling.model_copy(update={"seed": rng.getrandbits(48), "max_tokens": longest, "stop": ()})
         # After all that it was asked with when it acted, which a server's prompt cache then knows.
         (completion,) = await self._ask([*self._opening, *turns], n=1, sampling=sampling)
-        said = without_thought(completion.text)
+        said = without_thought(completion.text, cut=self._may_be_thought(completion))
         if said is None:
             raise LLMError(f"the reflection on task {trajectory.task.id!r} was {CUT_SHORT}")
         return " ".join(said.split())
+
+    def _may_be_thought(self, completion: Completion) -> bool:
+        """Say whether the model had room to think, and might have been at it when it was cut short."""
+        return completion.cut and self._sampling.max_tokens > _REFLECTION_TOKENS
 
     async def _ask(
         self,
@@ -157,7 +165,7 @@ def _untried(history: History) -> Sequence[str] | None:
     return tuple(action for action in legal or () if action not in tried) or legal or None
 
 
-def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Action | None:
+def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = (), cut: bool = False) -> Action | None:
     """Read an action out of a language model's reply.
 
     What a model that reasons thought before it replied is left out. It is long and never twice the same: whoever shows
@@ -168,11 +176,12 @@ def parse_action(reply: str, *, strict: bool, legal: Sequence[str] = ()) -> Acti
         strict: see `PromptedPolicy`.
         legal: the legal actions, if they are known: a reply that differs from one of them in letter case or spacing
             only is taken to be it.
+        cut: see `armap.thoughts.without_thought`.
 
     Returns:
         The action, or None if there is none.
     """
-    said = without_thought(reply)
+    said = without_thought(reply, cut=cut)
     if said is None:
         return None
     if strict:

@@ -399,6 +399,8 @@ class Completion(Record):
     """The answer, without its stop text."""
     usage: Usage = Usage()
     """What this answer cost; for several answers of one request the first carries it all."""
+    cut: bool = False
+    """Whether it was as long as an answer may be, so that more might have come."""
     choice_entropy_nats: float | None = None
     """Entropy of the distribution over the offered choices, where the model knows it."""
     choice_mass: float | None = None

@@ -241,6 +241,18 @@ async def test_an_answer_is_no_longer_than_max_tokens_and_only_its_own_tokens_ar
         lengths = [len(answer.text.split()) for answer in answers]
         assert max(lengths) == limit
         assert answers[0].usage.completion_tokens == sum(lengths)
+        # Those that ended are shorter: their end has no text.
+        assert [answer.cut for answer in answers] == [length == limit for length in lengths]
+
+
+async def test_an_answer_begins_with_the_thought_that_its_prompt_has_opened(folder, tmp_path):
+    thinking = make_tiny_model(tmp_path, seed=3)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant :", "assistant : {{ '<think>\\n' }}"))
+    plain = await LocalLLM(folder).generate(ASK, n=3, sampling=DRAW)
+    opened = await LocalLLM(thinking).generate(ASK, n=3, sampling=DRAW)
+    assert not any("think" in text for text in texts(plain))
+    assert all(text.startswith("<think>") for text in texts(opened))
 
 
 # Where a turn ends

@@ -21,7 +21,7 @@ from armap.pipeline.verdicts import PairJudge
 from armap.pipeline.writers import EnvironmentWriter, LLMWriter
 from armap.policy import PromptedPolicy
 from armap.store import Ledger, RunFolder
-from armap.types import Budget, DiscardedPair, PreferencePair, SamplingParams, Trajectory
+from armap.types import Budget, DiscardedPair, PreferencePair, SamplingParams, Trajectory, Usage
 from armap.world import LiveWorld
 
 SAMPLES = 6
@@ -254,8 +254,9 @@ async def test_what_was_all_thought_is_a_failure_of_the_model_and_not_of_the_att
         tmp_path, Toy, writer=LLMWriter(ScriptedLLM(lambda messages, rng: "<think>\nLeave with it."), seed=0)
     )
     assert pairs == []
-    assert "failed: LLMError" in {record.reason for record in discarded}
-    assert "the attempt came to nothing" not in {record.reason for record in discarded}
+    reasons = {record.reason for record in discarded}
+    assert "cut short while the model was thinking; collect with more --reply-tokens" in reasons
+    assert not reasons & {"the attempt came to nothing", "failed: LLMError"}
 
 
 async def test_a_model_that_repeats_an_evaluation_instruction_is_not_listened_to(tmp_path):
@@ -420,6 +421,36 @@ async def test_what_pairs_and_discarded_ones_cost_is_all_that_was_bought(tmp_pat
     # Attempts that were written about and gave no pair cost something too, and the same answer is bought once only.
     assert told.calls > 0.5 * bought.calls
     assert told.tokens > 0
+
+
+class Counting(ScriptedLLM):
+    """Counts the calls that it answers."""
+
+    calls = 0
+
+    async def generate(self, messages, *, n, sampling, choices=None):
+        self.calls += 1
+        return await super().generate(messages, n=n, sampling=sampling)
+
+
+async def test_replies_in_which_a_writer_or_a_judge_was_still_thinking_are_part_of_what_pairs_cost(tmp_path):
+    def restores(messages, rng):
+        return "<think>" if messages[-1].content.startswith("Task:") else written_by_a_reader(messages, rng)
+
+    def says_a(messages, rng):
+        if rng.random() < 0.5:
+            raise LLMError("the reply was no letter", usage=Usage(calls=1))
+        return "A"
+
+    reader, judge = Counting(restores), Counting(says_a)
+    _, discarded = await run_stages(tmp_path / "writer", Toy, writer=LLMWriter(reader, seed=0))
+    assert reader.calls > 0
+    assert sum(record.usage.calls for record in discarded) == reader.calls
+    pairs, discarded = await run_stages(tmp_path / "judge", Toy, judge=PairJudge(judge, seed=0))
+    altering = await run_stages(tmp_path / "none", Toy)
+    spent, without = (sum(one.usage.calls for part in parts for one in part) for parts in ((pairs, discarded), altering))
+    assert judge.calls > 0
+    assert spent - without == judge.calls
 
 
 async def test_several_rejected_sides_of_an_origin_are_different_and_share_the_chosen_one(tmp_path):

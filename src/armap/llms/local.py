@@ -27,6 +27,7 @@ from armap import weights
 from armap.errors import ConfigError, LLMError
 from armap.llms import turns
 from armap.seeds import rng_for
+from armap.thoughts import opened_by
 from armap.tokentree import TokenTree
 from armap.types import Completion, Message, SamplingParams, Usage
 
@@ -113,7 +114,9 @@ class LocalLLM:
     ) -> list[Completion]:
         known = self._distributions.get((messages, choices))
         if known is None:
-            known = self._distributions[messages, choices] = self._score_choices(self._encode(messages), choices)
+            known = self._distributions[messages, choices] = self._score_choices(
+                self._encode(self._conversation(messages)), choices
+            )
             usage = known.usage
             if len(self._distributions) > _KEPT_DISTRIBUTIONS:
                 self._distributions.popitem(last=False)
@@ -163,7 +166,8 @@ class LocalLLM:
 
     def _write(self, messages: tuple[Message, ...], n: int, sampling: SamplingParams) -> list[Completion]:
         """Draw `n` free answers, each a branch of one growing token tree behind the prompt."""
-        prompt_ids = self._encode(messages)
+        conversation = self._conversation(messages)
+        prompt_ids = self._encode(conversation)
         prompt, _, _ = self._read(prompt_ids)
         rngs = [rng_for("write", sampling.seed, i, _said(messages)) for i in range(n)]
         answers = [_Answer(sampling.stop, self._tokenizer) for _ in range(n)]
@@ -194,21 +198,30 @@ class LocalLLM:
             cached_tokens=prompt.reused,
             completion_tokens=sum(len(answer.tokens) for answer in answers),
         )
-        return [Completion(text=answer.text, usage=usage if i == 0 else Usage()) for i, answer in enumerate(answers)]
+        # Whoever reads the answer looks for the thought that its prompt begins.
+        opened = opened_by(conversation)
+        return [
+            Completion(text=opened + answer.text, usage=usage if i == 0 else Usage(), cut=i in writing)
+            for i, answer in enumerate(answers)
+        ]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._unembed(hidden)
         return logits if self._logit_scale == 1 else logits * self._logit_scale
 
-    def _encode(self, messages: tuple[Message, ...]) -> list[int]:
-        """Return the prompt as token ids, up to where the assistant's turn begins."""
+    def _conversation(self, messages: tuple[Message, ...]) -> str:
+        """Return the prompt as the chat template writes it, up to where the assistant's turn begins."""
         if not self._has_system_turn and messages[0].role == "system":
             told = "\n\n".join(message.content for message in messages[:2])
             messages = (Message(role="user", content=told), *messages[2:])
-        text = self._tokenizer.apply_chat_template(
+        text: str = self._tokenizer.apply_chat_template(
             [message.model_dump() for message in messages], add_generation_prompt=True, tokenize=False
         )
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return text
+
+    def _encode(self, conversation: str) -> list[int]:
+        """Return a prompt as token ids."""
+        ids: list[int] = self._tokenizer(conversation, add_special_tokens=False).input_ids
         if len(ids) > self._longest:
             raise self._too_long(f"{len(ids)} tokens")
         return ids

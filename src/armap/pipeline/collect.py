@@ -68,14 +68,15 @@ class Inventor:
             Message(role="system", content=load_prompt("collect_invent")),
             Message(role="user", content=asked),
         ]
+        thinks = self._reply_tokens > INSTRUCTION_TOKENS
         sampling = SamplingParams(
             max_tokens=max(INSTRUCTION_TOKENS, self._reply_tokens),
             # A small model would write on behind its instruction; one that has room to think does so on several lines.
-            stop=() if self._reply_tokens > INSTRUCTION_TOKENS else ("\n",),
+            stop=() if thinks else ("\n",),
             seed=rng.getrandbits(48),
         )
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
-        instruction = instruction_in(completion).strip(" -")
+        instruction = instruction_in(completion, thinks=thinks).strip(" -")
         if not instruction:
             raise PolicyError(f"no instruction was invented for task {task.id!r}")
         if instruction in self._forbidden:

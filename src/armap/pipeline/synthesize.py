@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from armap.engines.local import each
-from armap.errors import RunError
+from armap.errors import LLMError, RunError
 from armap.pipeline.funnel import ORACLE, UNVERIFIED
 from armap.pipeline.kept_out import KeptOut
 from armap.pipeline.negatives import ORIGINS, Discard, Neighbourhood, Origin, altered, execute, other_attempts
@@ -26,6 +26,7 @@ from armap.pipeline.writers import InstructionWriter
 from armap.protocols import Policy, World
 from armap.seeds import rng_for
 from armap.store import RunFolder
+from armap.thoughts import CUT_SHORT
 from armap.types import DiscardedPair, PreferencePair, Record, Task, Trajectory, Usage
 
 _ORACLE_ORIGIN = "higher_reward"
@@ -179,7 +180,8 @@ class _PairMaker:
             except Discard as discard:
                 self._written[attempt.id] = discard
             except RunError as error:
-                self._written[attempt.id] = Discard("failure", f"failed: {type(error).__name__}")
+                self._written[attempt.id] = _failed(error)
+                self._writing[attempt.id] = error.usage if isinstance(error, LLMError) else Usage()
 
     async def make(
         self, neighbourhood: Neighbourhood, there: set[str]
@@ -254,7 +256,7 @@ class _PairMaker:
                 yield self._discarded(name, origin, discard)
         except RunError as error:
             for name in waiting:
-                yield self._discarded(name, origin, Discard("failure", f"failed: {type(error).__name__}"))
+                yield self._discarded(name, origin, _failed(error))
 
     async def _rejected(
         self, attempt: Trajectory, chosen: Trajectory, origin: str, rng: Random, neighbourhood: Neighbourhood
@@ -313,8 +315,9 @@ class _PairMaker:
         if self._judge is not None:
             try:
                 verdict = await self._judge.compare(pair.chosen, pair.rejected)
-            except RunError as error:
-                return self._discarded(pair.id, pair.origin, Discard("failure", f"failed: {type(error).__name__}"))
+            except LLMError as error:
+                self._spent += error.usage
+                return self._discarded(pair.id, pair.origin, _failed(error))
             self._spent += verdict.usage
             if verdict.preferred != (True, True):
                 says = "contradicts itself" if any(verdict.preferred) else "prefers the rejected side"
@@ -330,6 +333,12 @@ class _PairMaker:
         acted = self._policy.usage
         taken, self._spent, self._acted = self._spent + (acted - self._acted), Usage(), acted
         return taken
+
+
+def _failed(error: RunError) -> Discard:
+    """Return why nothing was made where something broke, in words that many may have in common."""
+    cut = isinstance(error, LLMError) and error.cut
+    return Discard("failure", CUT_SHORT if cut else f"failed: {type(error).__name__}")
 
 
 _NOTHING_ELSE = {

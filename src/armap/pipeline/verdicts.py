@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from armap.errors import LLMError
 from armap.pipeline.writers import as_log
 from armap.prompts import load_prompt
 from armap.protocols import LLM
@@ -48,10 +49,13 @@ class PairJudge:
         """Ask about two trajectories of one task.
 
         Raises:
-            LLMError: the model gave no verdict.
+            LLMError: the model gave no verdict; its usage is all that was spent.
         """
         straight, cost = await self._choose(first, second)
-        turned, more = await self._choose(second, first)
+        try:
+            turned, more = await self._choose(second, first)
+        except LLMError as error:
+            raise error.after(cost) from error
         return Verdict((straight == "A", turned == "B"), cost + more)
 
     async def _choose(self, a: Trajectory, b: Trajectory) -> tuple[str, Usage]:

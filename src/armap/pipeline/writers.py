@@ -46,7 +46,7 @@ class InstructionWriter(Protocol):
         """Return the task that `trajectory` fulfils.
 
         Raises:
-            LLMError: a language model was asked and gave no answer.
+            LLMError: a language model was asked and gave no answer; its usage is all that was spent.
         """
         ...
 
@@ -116,7 +116,10 @@ class LLMWriter:
             "synthesize_restore", f"Original task: {trajectory.task.instruction}\n\n{log}", trajectory
         )
         if instruction and self._elaborate:
-            elaborated, more = await self._ask("synthesize_elaborate", f"Task: {instruction}\n\n{log}", trajectory)
+            try:
+                elaborated, more = await self._ask("synthesize_elaborate", f"Task: {instruction}\n\n{log}", trajectory)
+            except LLMError as error:
+                raise error.after(usage) from error
             instruction, usage = elaborated or instruction, usage + more
         if not instruction:
             return Written(None, usage)
@@ -131,7 +134,7 @@ class LLMWriter:
         seed = stable_hash(self._seed, trajectory.id) >> 16
         sampling = SamplingParams(temperature=0.0, max_tokens=self._max_tokens, seed=seed)
         (completion,) = await self._llm.generate(messages, n=1, sampling=sampling)
-        return instruction_in(completion), completion.usage
+        return instruction_in(completion, thinks=self._max_tokens > INSTRUCTION_TOKENS), completion.usage
 
 
 def instructed(task: Task, instruction: str) -> Task:
@@ -154,14 +157,18 @@ def as_log(trajectory: Trajectory) -> str:
     return "\n".join([*lines, trajectory.final_observation.text])
 
 
-def instruction_in(completion: Completion) -> str:
+def instruction_in(completion: Completion, *, thinks: bool) -> str:
     """Return the instruction that a language model wrote: its first line, or nothing.
+
+    Args:
+        completion: what it wrote.
+        thinks: whether it had room to think before.
 
     Raises:
         LLMError: it was still thinking.
     """
-    said = without_thought(completion.text)
+    said = without_thought(completion.text, cut=thinks and completion.cut)
     if said is None:
-        raise LLMError(f"an instruction was {CUT_SHORT}")
+        raise LLMError(f"an instruction was {CUT_SHORT}", cut=True, usage=completion.usage)
     written = said.strip().removeprefix("Task:").strip().splitlines()
     return written[0] if written else ""
