@@ -28,7 +28,13 @@ def test_what_was_thought_is_no_part_of_the_reply(reply, said):
 
 @pytest.mark.parametrize(
     "reply",
-    ["<think>", "<think>\nI may answer\nAction: leave", "\n<thinking>\nHm.\n</think", "[THINK]Hm.", "<think>Hm.</think>\n<think>Or"],
+    [
+        "<think>",
+        "<think>\nI may answer\nAction: leave",
+        "\n<thinking>\nHm.\n</think",
+        "[THINK]Hm.",
+        "<think>Hm.</think>\n<think>Or",
+    ],
 )
 def test_a_thought_without_an_end_is_no_reply(reply):
     assert without_thought(reply) is None

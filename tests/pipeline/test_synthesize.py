@@ -446,9 +446,9 @@ async def test_replies_in_which_a_writer_or_a_judge_was_still_thinking_are_part_
     _, discarded = await run_stages(tmp_path / "writer", Toy, writer=LLMWriter(reader, seed=0))
     assert reader.calls > 0
     assert sum(record.usage.calls for record in discarded) == reader.calls
-    pairs, discarded = await run_stages(tmp_path / "judge", Toy, judge=PairJudge(judge, seed=0))
-    altering = await run_stages(tmp_path / "none", Toy)
-    spent, without = (sum(one.usage.calls for part in parts for one in part) for parts in ((pairs, discarded), altering))
+    judged = await run_stages(tmp_path / "judge", Toy, judge=PairJudge(judge, seed=0))
+    unjudged = await run_stages(tmp_path / "none", Toy)
+    spent, without = (sum(one.usage.calls for part in made for one in part) for made in (judged, unjudged))
     assert judge.calls > 0
     assert spent - without == judge.calls
 
