@@ -104,9 +104,11 @@ class RewardModelError(RunError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line that somebody else's error says, with the next one where it only announces that."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[: 1 + lines[0].endswith(":")])
+    """Return the first line that somebody else's error says, up to the end of a sentence if it only announces that."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    if not lines[0].endswith(":"):
+        return lines[0]
+    return " ".join(lines[: next((number for number, line in enumerate(lines, 1) if line.endswith(".")), 2)])
 
 
 def raised_at(error: BaseException, *, ours: Path) -> traceback.FrameSummary | None:
