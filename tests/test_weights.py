@@ -145,6 +145,12 @@ def test_a_file_in_another_form_is_refused_in_one_sentence(tiny, file, content):
     assert "\n" not in str(caught.value)
 
 
+def test_settings_that_are_a_text_are_refused_in_one_sentence(tiny):
+    (tiny / "config.json").write_text('"a"', "utf-8")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        weights.stored_settings(str(tiny))
+
+
 def test_a_model_without_a_tokenizer_is_refused_in_a_whole_sentence(tiny):
     (tiny / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"cannot be loaded: .* from one of: \(1\) .* and convert\.$"):

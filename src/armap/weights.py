@@ -140,7 +140,7 @@ def stored_settings(model: str) -> dict[str, Any]:
         return {}
     with _reading(f"The model {model} cannot be loaded"):
         settings, _ = PreTrainedConfig.get_config_dict(files.source)
-    return dict(settings)
+        return dict(settings)
 
 
 @functools.cache
