@@ -48,5 +48,18 @@ def test_an_llm_error_says_what_was_spent_and_bought_all_the_same():
         assert (error.usage, error.answers) == (usage, tuple(answers))
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no such file\nlook elsewhere.", "no such file"),
+        ("cannot read: \nthe header", "cannot read: the header"),
+        ("one of: \n(1) a file, \n(2) a name of one. \nInstall it.", "one of: (1) a file, (2) a name of one."),
+        ("", "ValueError"),
+    ],
+)
+def test_what_somebody_else_s_error_says_is_told_in_whole_sentences(said, told):
+    assert errors.first_line(ValueError(said)) == told
+
+
 def test_every_error_says_what_it_means():
     assert all(cls.__doc__ for cls in CLASSES)

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -133,6 +134,29 @@ def test_a_damaged_model_is_refused_in_one_sentence(tiny, damage, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", b"[]"), ("tokenizer.json", b"{}")],
+)
+def test_a_file_in_another_form_is_refused_in_one_sentence(tiny, file, content):
+    (tiny / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"cannot be loaded: its files are not as transformers .*Error: ") as caught:
+        weights.load(str(tiny))
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_are_a_text_are_refused_in_one_sentence(tiny):
+    (tiny / "config.json").write_text('"a"', "utf-8")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        weights.stored_settings(str(tiny))
+
+
+def test_a_model_without_a_tokenizer_is_refused_in_a_whole_sentence(tiny):
+    (tiny / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be loaded: .* from one of: \(1\) .* and convert\.$"):
+        weights.load(str(tiny))
+
+
 def changed(file, **fields):
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | fields), "utf-8")
 
@@ -142,6 +166,8 @@ def changed(file, **fields):
     [
         ({"hidden_size": 48}, r"its weights \S+ have the shape \[.*\], but by its config\.json \[.*48.*\]; dow"),
         ({"num_attention_heads": 5}, "hidden size .* not .* multiple of the number of attention heads"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError: .*; download it again, or choose another model"),
+        ({"hidden_act": "unheard of"}, "KeyError: 'unheard of'"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "pip install gptqmodel"),
         (
             {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
@@ -192,6 +218,41 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         weights.load(str(tmp_path / "missing"))
 
 
+def rewritten(folder, change):
+    """Change the weights of a model by their names; None leaves one out."""
+    from safetensors.torch import load_file, save_file
+
+    stored = {change(name): one for name, one in load_file(folder / "model.safetensors").items()}
+    stored.pop(None, None)
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda name: f"transformer.{name}", r"its files lack 21 of its 21 weights, such as lm_head\.weight; dow"),
+        (lambda name: None if "layers.1" in name else name, r"lack 9 of its 21 weights, such as model\.layers\.1\."),
+    ],
+)
+def test_a_model_that_would_act_with_random_weights_is_refused_and_none_is_trained_from_them(tiny, change, said):
+    rewritten(tiny, change)
+    for use in (weights.load, lambda model: weights.new_scorer(model, layers=None, seed=0, dtype="float32")):
+        with pytest.raises(ConfigError, match=rf"^The model {tiny.name} cannot be loaded: .*lack") as caught:
+            use(str(tiny))
+        if use is weights.load:
+            assert re.search(said, str(caught.value))
+
+
+def test_what_writes_words_may_lie_in_what_reads_them_and_is_needed_only_where_words_are_written(tiny):
+    rewritten(tiny, lambda name: None if name == "lm_head.weight" else name)
+    assert weights.new_scorer(str(tiny), layers=None, seed=0, dtype="float32").network.score.out_features == 1
+    with pytest.raises(ConfigError, match=r"lack 1 of its 21 weights, such as lm_head\.weight"):
+        weights.load(str(tiny))
+    changed(tiny / "config.json", tie_word_embeddings=True)
+    network = weights.load.__wrapped__(str(tiny)).network
+    assert network.lm_head.weight is network.model.embed_tokens.weight
+
+
 # Networks that score
 
 
@@ -229,16 +290,14 @@ def test_a_vision_language_model_without_all_its_files_is_refused_in_one_sentenc
 @pytest.mark.parametrize("make", ["make_tiny_encoder", "make_tiny_vision_model"])
 def test_a_model_that_lacks_a_layer_cannot_carry_a_head(tmp_path, make):
     pytest.importorskip("torch", reason="the local extra is not installed: loading weights is not tested")
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     import tiny_model
 
     getattr(tiny_model, make)(tmp_path, *(["idefics3"] if "vision" in make else []))
     stored = load_file(tmp_path / "model.safetensors")
     lacking = next(name for name in stored if "layer" in name and "weight" in name)
-    save_file(
-        {name: one for name, one in stored.items() if name != lacking}, tmp_path / "model.safetensors", {"format": "pt"}
-    )
+    rewritten(tmp_path, lambda name: None if name == lacking else name)
     with pytest.raises(ConfigError, match="lacks the weights"):
         weights.new_scorer(str(tmp_path), layers=None, seed=0, dtype="float32")
 

@@ -21,7 +21,7 @@ from armap.errors import ConfigError, EnvError
 from armap.protocols import Environment
 from armap.workers import Inline, Worker, sendable
 from processes import assert_ends, number_in, runs
-from unruly import Faulty, Impossible, Lost, Saving, Shuffling, Unruly, Wordy, task
+from unruly import Calling, Faulty, Gone, Impossible, Lost, Saving, Shuffling, Slamming, Unruly, Unwilling, Wordy, task
 
 HERE = Path(__file__).parent
 
@@ -105,6 +105,10 @@ def test_what_an_environment_raises_is_an_error_of_the_environment_wherever_it_r
         host.reset(task())
         with pytest.raises(EnvError, match=r"raised SystemExit: 4 \(.*unruly\.py:\d+\)"):
             host.step("exit")
+    with closing(make()) as host:
+        host.reset(task())
+        with pytest.raises(EnvError, match=r"raised SystemExit: None \(.*unruly\.py:\d+\)"):
+            host.step("leave the interpreter")
     with closing(make()) as host, pytest.raises(EnvError, match=r"^stuck in the swamp$"):
         host.reset(task(do="break down"))
 
@@ -169,12 +173,25 @@ def test_what_an_environment_cannot_be_made_without_is_asked_for_in_its_own_sent
         host.reset(task())
 
 
-def test_a_bug_in_making_an_environment_is_no_task_s_fault_and_told_with_its_place():
-    told = r"making the environment raised KeyError in .*unruly\.py, line \d+: 'settings'$"
-    with closing(worker(Faulty)) as host, pytest.raises(ConfigError, match=told):
+@pytest.mark.parametrize(
+    ("make", "kind", "said"),
+    [
+        (Faulty, "KeyError", "'settings'"),
+        (Unwilling, "NoKitchen", "burnt down"),
+        (Calling, "CalledProcessError", r"Command '\['false'\]' returned .*"),
+        (Gone, "SystemExit", "not me"),
+    ],
+)
+def test_a_bug_in_making_an_environment_is_no_task_s_fault_and_told_with_its_place(make, kind, said):
+    told = rf"making the environment raised {kind} in .*unruly\.py, line \d+: {said}$"
+    with closing(worker(make)) as host, pytest.raises(ConfigError, match=told):
         host.reset(task())
     with pytest.raises(ConfigError, match=told):
-        Inline(Faulty)
+        Inline(make)
+
+
+def test_an_environment_that_ends_the_process_that_closes_it_ends_nothing():
+    Inline(Slamming).close()
 
 
 def test_an_answer_that_is_no_observation_is_refused():

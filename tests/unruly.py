@@ -48,6 +48,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "hang": lambda: time.sleep(1000),
     "have a child": lambda: subprocess.Popen(["sleep", "1000"]).pid,
     "listen": lambda: sys.stdin.read(),
+    "leave the interpreter": lambda: exit(),
     "nap": lambda: time.sleep(0.3),
     "say pid": os.getpid,
     "shout": shout,
@@ -118,6 +119,37 @@ class Faulty:
 
     def __init__(self) -> None:
         raise KeyError("settings")
+
+
+class Unwilling:
+    """Cannot be made, for a reason of its author's own."""
+
+    class NoKitchen(Exception):
+        pass
+
+    def __init__(self) -> None:
+        raise Unwilling.NoKitchen("burnt down")
+
+
+class Calling:
+    """Cannot be made, as a program that it calls fails."""
+
+    def __init__(self) -> None:
+        subprocess.run(["false"], check=True)
+
+
+class Gone:
+    """Ends the process that makes it."""
+
+    def __init__(self) -> None:
+        sys.exit("not me")
+
+
+class Slamming(Unruly):
+    """Ends the process that closes it."""
+
+    def close(self) -> None:
+        sys.exit(5)
 
 
 class Wordy(Unruly):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from armap.browser import find_browser
 from armap.envs import game24, toy
 from armap.envs.own import import_environment
-from armap.errors import RAISED_BY_MISTAKE, ConfigError, told_of
+from armap.errors import ConfigError, foreign_code, told_of
 from armap.images import ImageFolder
 from armap.protocols import Environment
 from armap.types import Task, Trajectory
@@ -217,10 +217,8 @@ def _own(name: str, wanted: Wanted) -> EnvironmentEntry:
     own = import_environment(name)
 
     def tasks(split: str) -> list[Task]:
-        try:
+        with foreign_code(partial(told_of, f"{name}.tasks({split!r})", ours=Path(__file__).parent)):
             found = list(own.tasks(split))
-        except RAISED_BY_MISTAKE as error:
-            raise ConfigError(told_of(f"{name}.tasks({split!r})", error, ours=Path(__file__).parent)) from error
         for task in found:
             if not isinstance(task, Task):
                 raise ConfigError(

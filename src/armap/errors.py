@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
@@ -113,10 +114,12 @@ class RewardModelError(RunError):
     """A score is missing or not finite."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line that somebody else's error says, with the next one where it only announces that."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[: 1 + lines[0].endswith(":")])
+def first_line(error: BaseException) -> str:
+    """Return the first line that somebody else's error says, up to the end of a sentence if it only announces that."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    if not lines[0].endswith(":"):
+        return lines[0]
+    return " ".join(lines[: next((number for number, line in enumerate(lines, 1) if line.endswith(".")), 2)])
 
 
 def raised_at(error: BaseException, *, ours: Path) -> traceback.FrameSummary | None:
@@ -130,23 +133,21 @@ def raised_at(error: BaseException, *, ours: Path) -> traceback.FrameSummary | N
     return own[-1] if own else None
 
 
-RAISED_BY_MISTAKE = (
-    TypeError,
-    ValueError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    NameError,
-    ImportError,
-    RuntimeError,
-    OSError,
-)
-"""What the code of a user raises by mistake."""
+@contextmanager
+def foreign_code(tell: Callable[[BaseException], str]) -> Iterator[None]:
+    """Make a `ConfigError` of whatever somebody else's code raises, but for our own errors; `tell` puts it in words."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        # Whoever calls exit() there does not mean the command.
+        if not isinstance(error, ArmapError):
+            raise ConfigError(tell(error)) from error
+        raise
 
 
-def told_of(call: str, error: Exception, *, ours: Path) -> str:
+def told_of(call: str, error: BaseException, *, ours: Path) -> str:
     """Return in one sentence what a call of the user's code raised, and where; `ours` is as for `raised_at`."""
     frame = raised_at(error, ours=ours)
     where = f" in {frame.filename}, line {frame.lineno}" if frame else ""
-    return f"{call} raised {type(error).__name__}{where}: {' '.join(str(error).split())}"
+    said = " ".join(str(error).split())
+    return f"{call} raised {type(error).__name__}{where}" + (f": {said}" if said else "")

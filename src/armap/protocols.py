@@ -60,7 +60,10 @@ class LLM(Protocol):
 MAX_STEPS = 1000
 """Actions after which an episode is cut off, so that an environment without an end does not cost without one."""
 METRIC_NAME = r"[A-Za-z_][A-Za-z0-9_.]*"
-"""What a metric is called, but for `score`, which is the reward model's; `steps` is the number of actions."""
+"""What a metric is called, but for `score`, which is the reward model's; `steps` is the number of actions.
+
+No metric is called either in capital letters: an objective that says `Score` is refused.
+"""
 
 
 class StepResult(NamedTuple):

@@ -18,7 +18,7 @@ from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
-from armap.errors import ConfigError, first_line
+from armap.errors import ArmapError, ConfigError, first_line
 from armap.seeds import stable_hash
 from armap.user_cache import user_cache
 
@@ -140,7 +140,7 @@ def stored_settings(model: str) -> dict[str, Any]:
         return {}
     with _reading(f"The model {model} cannot be loaded"):
         settings, _ = PreTrainedConfig.get_config_dict(files.source)
-    return dict(settings)
+        return dict(settings)
 
 
 @functools.cache
@@ -150,17 +150,21 @@ def load(model: str) -> LocalModel:
     32 bits because a CPU without 16-bit dot products, still the common case, is five times slower with 16.
 
     Raises:
-        ConfigError: the model cannot be found or read.
+        ConfigError: the model cannot be found or read, or lacks weights.
     """
+    return _load(model, speaks=True)
+
+
+def _load(model: str, *, speaks: bool) -> LocalModel:
     require_local_extra()
     files = locate(model)
     with _reading(f"The model {model} cannot be loaded"):
-        tokenizer, network = _read(_unpacked(files) if model == EMBEDDED else files)
+        tokenizer, network = _read(_unpacked(files) if model == EMBEDDED else files, speaks=speaks)
     return LocalModel(files.name, tokenizer, network.to(device()).eval())
 
 
-def _read(files: WeightFiles) -> tuple[Any, Any]:
-    """Read a causal language model's tokenizer and network."""
+def _read(files: WeightFiles, *, speaks: bool = True) -> tuple[Any, Any]:
+    """Read a causal language model's tokenizer and network; what writes words may be missing unless it `speaks`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -183,6 +187,14 @@ def _read(files: WeightFiles) -> tuple[Any, Any]:
         raise ConfigError(
             f"The model {files.name} cannot be loaded: its weights {name} have the shape {list(stored)}, but by its "
             f"config.json {list(wanted)}; download both again."
+        )
+    inside = f"{network.base_model_prefix}."
+    # transformers does not count what is tied to weights that are there; anything else it has drawn at random.
+    lacking = sorted(key for key in report["missing_keys"] if speaks or key.startswith(inside))
+    if lacking:
+        raise ConfigError(
+            f"The model {files.name} cannot be loaded: its files lack {len(lacking)} of its "
+            f"{len(network.state_dict())} weights, such as {lacking[0]}; download it again, or choose another model."
         )
     return tokenizer, network
 
@@ -238,7 +250,7 @@ def new_scorer(model: str, *, layers: int | None, seed: int, dtype: str) -> Scor
         torch.manual_seed(stable_hash("head", seed))
         if kind(config) == "causal":
             # A GGUF file is shared with whoever acts by it; of a larger model a second copy would stay for nothing.
-            local = load(model) if files.gguf_file else load.__wrapped__(model)
+            local = load(model) if files.gguf_file else _load(model, speaks=False)
             network, processor = _new_causal(local, config), local.tokenizer
         else:
             network = (_new_encoder if kind(config) == "encoder" else _new_vision)(model, config)
@@ -438,6 +450,9 @@ def _reading(failed: str) -> Iterator[None]:
         if type(error) is Exception:
             why = f"its tokenizer.json is of an unknown format ({first_line(error)})"
             raise ConfigError(f"{failed}: {why}; type: pip install -U transformers tokenizers") from error
+        if not isinstance(error, ArmapError):
+            why = f"its files are not as transformers takes them ({type(error).__name__}: {first_line(error)})"
+            raise ConfigError(f"{failed}: {why}; download it again, or choose another model.") from error
         raise
 
 

@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 from armap.canonical import name_of
-from armap.errors import RAISED_BY_MISTAKE, ArmapError, ConfigError, EnvError, told_of
+from armap.errors import ArmapError, ConfigError, EnvError, foreign_code, raised_at, told_of
 from armap.protocols import ComparesObservations, Environment, Snapshots, StepResult
 from armap.types import Observation, Task
 
@@ -49,6 +49,7 @@ _LOOK_S = 0.2
 """How often a worker that is waited for is looked at: a child of a dead one may hold its end of the pipe open."""
 _CLOSE_TIMEOUT_S = 10.0
 """How long an environment may take to close."""
+_HERE = Path(__file__).parent
 
 
 class Reached(NamedTuple):
@@ -139,10 +140,8 @@ class Inline:
     alive = True
 
     def __init__(self, make_environment: Callable[[], Environment]) -> None:
-        try:
+        with foreign_code(partial(told_of, "making the environment", ours=_HERE)):
             self.environment = make_environment()
-        except RAISED_BY_MISTAKE as error:
-            raise ConfigError(told_of("making the environment", error, ours=Path(__file__).parent)) from error
         self._saver = self.environment if isinstance(self.environment, Snapshots) else None
         self._comparer = self.environment if isinstance(self.environment, ComparesObservations) else None
 
@@ -188,7 +187,7 @@ class Inline:
 
     def close(self) -> None:
         """Close the environment; one that cannot keeps nobody from anything else."""
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             self.environment.close()
 
     def kill(self) -> None:
@@ -433,9 +432,10 @@ class _Telling:
 def _as_ours(error: BaseException) -> ArmapError:
     if isinstance(error, ArmapError) and type(error).__module__ == ArmapError.__module__:
         return error
-    (*_, frame) = traceback.extract_tb(error.__traceback__)
+    frame = raised_at(error, ours=_HERE)
+    where = f" ({frame.filename}:{frame.lineno})" if frame else ""
     said = str(error).strip().partition("\n")[0][:200]
-    return EnvError(f"the environment raised {type(error).__name__}: {said} ({frame.filename}:{frame.lineno})")
+    return EnvError(f"the environment raised {type(error).__name__}: {said}{where}")
 
 
 def _end_with_parent(lifeline: int) -> None:

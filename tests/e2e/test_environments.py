@@ -173,6 +173,24 @@ class NoRules(Odd):
     rules = None
 
 
+class OneExample(Odd):
+    examples = 3
+
+
+class Words(Odd):
+    examples = ["take a"]
+
+
+class Nowhere(Exception):
+    pass
+
+
+class NoTasks(Odd):
+    @staticmethod
+    def tasks(split):
+        raise Nowhere("no house")
+
+
 class Unmade(Odd):
     def __init__(self):
         raise RuntimeError("no display")
@@ -187,6 +205,21 @@ class UnclosedWorker(Unclosed):
     inline = False
 
 
+class Lost(Odd):
+    def hindsight_task(self, trajectory):
+        raise Nowhere("no words")
+
+
+class Leaving(Odd):
+    def hindsight_task(self, trajectory):
+        exit()
+
+
+class Saying(Odd):
+    def hindsight_task(self, trajectory):
+        return "Do it."
+
+
 class Endless(Odd):
     def step(self, action):
         return StepResult(Observation(text="On.", actions=("a", "b")), 0.0, False, False)
@@ -198,7 +231,10 @@ class Endless(Odd):
     [
         ("Dicts", r"odd:Dicts.tasks('test') must return objects of armap.types.Task; one is of type dict."),
         ("NoRules", "odd:NoRules.rules must be a text, and is of type NoneType; or leave it out."),
-        ("Unmade", "making the environment raised RuntimeError in {folder}/odd.py, line 38: no display"),
+        ("OneExample", "odd:OneExample.examples must be a list of what armap.envs.play.play returns; or leave it out."),
+        ("Words", "odd:Words.examples must be a list of what armap.envs.play.play returns; or leave it out."),
+        ("NoTasks", "odd:NoTasks.tasks('test') raised Nowhere in {folder}/odd.py, line 51: no house"),
+        ("Unmade", "making the environment raised RuntimeError in {folder}/odd.py, line 56: no display"),
     ],
 )
 def test_an_odd_environment_of_ones_own_is_refused_in_one_sentence(name, said, tmp_path):
@@ -207,6 +243,13 @@ def test_an_odd_environment_of_ones_own_is_refused_in_one_sentence(name, said, t
         "collect", "--env", f"odd:{name}", "--model", "scripted", "--run", tmp_path / "run", cwd=tmp_path, code=2
     )
     assert sentence(done.stderr) == said.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["OneExample", "Words"])
+def test_examples_that_are_none_are_said_by_who_checks_an_environment_too(name, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD, "utf-8")
+    done = armap("check-env", f"odd:{name}", cwd=tmp_path, code=2)
+    assert sentence(done.stderr).startswith(f"odd:{name}.examples must be a list")
 
 
 @pytest.mark.parametrize("name", ["Unclosed", "UnclosedWorker"])
@@ -226,16 +269,23 @@ def test_an_episode_without_an_end_is_cut_off(tmp_path):
     assert (len(attempt.steps), attempt.stop_reason) == (1000, "truncated")
 
 
-def test_a_slip_in_what_was_achieved_ends_the_command_in_one_sentence_and_can_be_mended(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "slip", "said"),
+    [
+        ("Odd", "return {}[trajectory.actions[0]]", r"raised KeyError in \S*odd\.py, line \d+: '[ab]'"),
+        ("Lost", 'raise Nowhere("no words")', r"raised Nowhere in \S*odd\.py, line \d+: no words"),
+        ("Leaving", "exit()", r"raised SystemExit in \S*odd\.py, line \d+: None"),
+        ("Saying", 'return "Do it."', r"must return an armap\.types\.Task or None, not str\."),
+    ],
+)
+def test_a_slip_in_what_was_achieved_ends_the_command_in_one_sentence_and_can_be_mended(name, slip, said, tmp_path):
     (tmp_path / "odd.py").write_text(ODD, "utf-8")
     run = tmp_path / "run"
-    armap("collect", "--env", "odd:Odd", "--model", "scripted", "--run", run, cwd=tmp_path)
+    armap("collect", "--env", f"odd:{name}", "--model", "scripted", "--run", run, cwd=tmp_path)
     done = armap("synthesize", "--run", run, cwd=tmp_path, code=2)
-    assert re.search(
-        r"^hindsight_task\(\) of trajectory .* raised KeyError in \S*odd\.py, line \d+: '[ab]'", sentence(done.stderr)
-    )
-    achieved = 'Task(id=trajectory.actions[0], env="odd", instruction=f"Do {trajectory.actions[0]}.")'
-    (tmp_path / "odd.py").write_text(ODD.replace("{}[trajectory.actions[0]]", achieved), "utf-8")
+    assert re.fullmatch(rf"hindsight_task\(\) of trajectory '.*' {said}", sentence(done.stderr))
+    achieved = 'return Task(id=trajectory.actions[0], env="odd", instruction=f"Do {trajectory.actions[0]}.")'
+    (tmp_path / "odd.py").write_text(ODD.replace(slip, achieved), "utf-8")
     assert "Pairs made: 2" in armap("synthesize", "--run", run, cwd=tmp_path).stdout
 
 

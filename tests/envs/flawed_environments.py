@@ -125,6 +125,11 @@ class ReportsTheUnnameable(Stairs):
         return super().step(action)._replace(metrics={"fuel-used": 3.0})
 
 
+class ReportsItsScore(Stairs):
+    def step(self, action):
+        return super().step(action)._replace(metrics={"steps": 1.0, "Score": 3.0})
+
+
 class ReturnsATuple(Stairs):
     def step(self, action):
         return tuple(super().step(action))

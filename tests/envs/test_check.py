@@ -36,6 +36,7 @@ FLAWS = {
     "PaysInPoints": (PLAYS, "is paid from 0 to 1 in all", "divide env_reward by the most"),
     "ReportsWords": (PLAYS, "price is a finite number", "'3 dollars' of type str"),
     "ReportsTheUnnameable": (PLAYS, "one is called 'fuel-used'", "such as fuel_used"),
+    "ReportsItsScore": (PLAYS, "one is called 'Score'", "score is the reward model's"),
     "ReturnsATuple": (PLAYS, "it returned tuple", "return StepResult("),
     "StumblesOverOddTexts": (ANY_TEXT, "UnicodeEncodeError", "handle this case"),
     "EchoesHalvesOfPairs": (ANY_TEXT, "can be stored as UTF-8", "ascii(action)"),

@@ -277,10 +277,20 @@ async def test_nothing_is_written_behind_the_end_of_a_turn_or_a_text_or_any_othe
     assert all(Plain(model).next_token(ASK)[end] > 0.01 for end in ends)
 
 
-def test_a_chat_template_that_cannot_be_followed_is_refused_in_one_sentence(tmp_path):
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{{ message.no.thing }}", "writes no conversation: .*no attribute 'no'"),
+        ("{{ message.content + 3 }}", r"writes no conversation: can only concatenate str"),
+        ("{% for part in message.content %}{{ part.text }}{% endfor %}", r"leaves out what is said; use a model whose"),
+        ("{% if message.role == 'user' %}{{ message.content }}{% endif %}", r"leaves out what is said; use a model"),
+        ("{% if message.role != 'user' %}{{ message.content }}{% endif %}", r"leaves out what is said; use a model"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_followed_is_refused_in_one_sentence(tmp_path, written, said):
     make_tiny_model(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}{{ message.no.thing }}{% endfor %}")
-    with pytest.raises(ConfigError, match=r"chat template of .* writes no conversation: .*no attribute 'no'") as caught:
+    (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}" + written + "{% endfor %}")
+    with pytest.raises(ConfigError, match=rf"^The chat template of {tmp_path.name} {said}") as caught:
         LocalLLM(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -447,12 +457,20 @@ async def test_the_embedded_model_plays_game_24_legally():
     assert answers[0].choice_entropy_nats > 0
 
 
-async def test_a_model_that_knows_no_system_is_told_by_the_user(tmp_path):
+@pytest.mark.parametrize(
+    "written",
+    [
+        # The beginning of Gemma's.
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
+        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + 3 }}{% endif %}",
+        "{% if messages[0]['role'] == 'system' %}{% set messages = messages[1:] %}{% endif %}",
+    ],
+    ids=["refused", "stumbled over", "left out"],
+)
+async def test_a_model_that_knows_no_system_is_told_by_the_user(tmp_path, written):
     folder = Path(make_tiny_model(tmp_path, seed=3))
-    # The beginning of Gemma's.
-    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     usual = (folder / "chat_template.jinja").read_text("utf-8")
-    (folder / "chat_template.jinja").write_text(refusing + usual, "utf-8")
+    (folder / "chat_template.jinja").write_text(written + usual, "utf-8")
     told = [Message(role="user", content=f"{ASK[0].content}\n\n{ASK[1].content}")]
     llm = LocalLLM(str(folder))
     first, again = [await llm.generate(asked, n=2, sampling=GREEDY) for asked in (ASK, told)]

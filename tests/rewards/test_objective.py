@@ -57,10 +57,16 @@ def test_a_value_is_the_score_and_the_weighted_metrics_and_steps_are_counted_not
     "text",
     ["", " ", "score score", "score +", "score - - steps", "score*2", "2 steps", "score - steps/0",
      "score - steps - steps", "__import__('os')", "score ** 2", "(score)", "score - 1e3*steps", "score; steps",
-     "score - é"],
+     "score - é", "Score", "Score - 0.5*steps", "score - 0.5*Steps", "score - STEPS/2"],
 )  # fmt: skip
 def test_what_is_no_objective_is_refused_in_one_sentence_with_an_example(text):
     with pytest.raises(ConfigError, match=r"The objective .*; write for example: score - 0\.5\*steps - price/50\.$"):
+        Objective.parse(text)
+
+
+@pytest.mark.parametrize(("text", "said"), [("2*Score - steps", "Score"), ("score - STEPS", "STEPS")])
+def test_a_score_or_steps_in_capital_letters_are_refused_with_how_they_are_spelt(text, said):
+    with pytest.raises(ConfigError, match=f"names {said}, which is spelt {said.lower()}; write for example"):
         Objective.parse(text)
 
 

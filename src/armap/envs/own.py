@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple, Protocol, cast
@@ -88,7 +88,7 @@ def import_environment(name: str) -> OwnEnvironment:
         make=made,
         tasks=made.tasks,
         rules=_rules(name, found),
-        examples=tuple(getattr(found, "examples", ())),
+        examples=_examples(name, found),
         inline=bool(getattr(found, "inline", False)),
     )
 
@@ -98,6 +98,14 @@ def _rules(name: str, made: type) -> str:
     if not isinstance(rules, str):
         raise ConfigError(f"{name}.rules must be a text, and is of type {type(rules).__name__}; or leave it out.")
     return rules
+
+
+def _examples(name: str, made: type) -> tuple[Trajectory, ...]:
+    examples = getattr(made, "examples", ())
+    listed = tuple(examples) if isinstance(examples, Iterable) else (examples,)
+    if not all(isinstance(example, Trajectory) for example in listed):
+        raise ConfigError(f"{name}.examples must be a list of what armap.envs.play.play returns; or leave it out.")
+    return listed
 
 
 def _required(made: type) -> list[inspect.Parameter]:

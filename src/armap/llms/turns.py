@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jinja2 import TemplateError
+from contextlib import suppress
 
-from armap.errors import ConfigError, first_line
+from armap.errors import ConfigError, first_line, foreign_code
 from armap.weights import LocalModel
 
 _SAID = "qzarmapzq"
@@ -18,16 +18,18 @@ def end_of_turn(local: LocalModel) -> int:
     no control token there, it is that one.
 
     Raises:
-        ConfigError: there is none, or no chat template, or it cannot write a conversation.
+        ConfigError: there is none, or no chat template, or it cannot write a conversation or leaves out what is said.
     """
     tokenizer = local.tokenizer
     if tokenizer.chat_template is None:
         raise ConfigError(f"The tokenizer of {local.name} has no chat template; use an instruct model.")
     turns = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": _SAID}]
-    try:
+    with foreign_code(lambda error: f"The chat template of {local.name} writes no conversation: {first_line(error)}"):
         written: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError as error:
-        raise ConfigError(f"The chat template of {local.name} writes no conversation: {first_line(error)}") from error
+    if any(turn["content"] not in written for turn in turns):
+        raise ConfigError(
+            f"The chat template of {local.name} leaves out what is said; use a model whose template reads it as a text."
+        )
     behind: list[int] = tokenizer(written.partition(_SAID)[2].lstrip(), add_special_tokens=False).input_ids
     if behind and behind[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
         return behind[0]
@@ -45,10 +47,8 @@ def stops(local: LocalModel, end: int) -> set[int | None]:
 
 def has_system_turn(local: LocalModel) -> bool:
     """Say whether the model knows instructions of a system; Gemma, for one, is told them by the user."""
-    try:
-        local.tokenizer.apply_chat_template(
-            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}], tokenize=False
-        )
-    except TemplateError:
-        return False
-    return True
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}]
+    # A template may raise anything at a role that it does not know, or leave out what it says.
+    with suppress(Exception):
+        return turns[0]["content"] in local.tokenizer.apply_chat_template(turns, tokenize=False)
+    return False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from armap.errors import RAISED_BY_MISTAKE, ConfigError, LLMError, told_of
+from armap.errors import ConfigError, LLMError, foreign_code, told_of
 from armap.prompts import load_prompt
 from armap.protocols import LLM, HindsightWriter
 from armap.seeds import stable_hash
@@ -68,8 +69,9 @@ class EnvironmentWriter:
         """Return the environment's hindsight task.
 
         Raises:
-            ConfigError: the environment raised something. What it says of a trajectory never changes, so that there
-                is nothing to try again, and a pair that is discarded would be for good.
+            ConfigError: the environment raised something, or returned something else than a task. What it says of a
+                trajectory never changes, so that there is nothing to try again, and a pair that is discarded would be
+                for good.
         """
         return Written(self._hindsight(trajectory))
 
@@ -78,11 +80,12 @@ class EnvironmentWriter:
         return self._hindsight(a) == self._hindsight(b)
 
     def _hindsight(self, trajectory: Trajectory) -> Task | None:
-        try:
-            return self._environment.hindsight_task(trajectory)
-        except RAISED_BY_MISTAKE as error:
-            call = f"hindsight_task() of trajectory {trajectory.id!r}"
-            raise ConfigError(told_of(call, error, ours=Path(__file__).parent)) from error
+        call = f"hindsight_task() of trajectory {trajectory.id!r}"
+        with foreign_code(partial(told_of, call, ours=Path(__file__).parent)):
+            task = self._environment.hindsight_task(trajectory)
+        if not isinstance(task, Task | None):
+            raise ConfigError(f"{call} must return an armap.types.Task or None, not {type(task).__name__}.")
+        return task
 
 
 class LLMWriter:

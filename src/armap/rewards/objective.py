@@ -53,7 +53,7 @@ class Objective(Record):
         """Read an objective such as `score - 0.5*steps - price/50`.
 
         Raises:
-            ConfigError: it cannot be read, or names something twice.
+            ConfigError: it cannot be read, names something twice, or has `score` or `steps` in capital letters.
         """
         weights: dict[str, float] = {}
         place = 0
@@ -63,6 +63,10 @@ class Objective(Record):
                 raise ConfigError(f"The objective {text!r} cannot be read at {text[place:][:20]!r}; {_EXAMPLE}.")
             if match["name"] in weights:
                 raise ConfigError(f"The objective {text!r} names {match['name']} twice; {_EXAMPLE}.")
+            spelt = match["name"].lower()
+            # It would be a metric, which nobody reports, and the score would count for nothing.
+            if spelt in ("score", STEPS) and spelt != match["name"]:
+                raise ConfigError(f"The objective {text!r} names {match['name']}, which is spelt {spelt}; {_EXAMPLE}.")
             unit = float(match["unit"] or 1)
             if not unit:
                 raise ConfigError(f"The objective {text!r} divides by zero; {_EXAMPLE}.")

@@ -259,10 +259,13 @@ class Watched(Log):
         )
         for name in result.metrics:
             self.require(
-                isinstance(name, str) and bool(re.fullmatch(METRIC_NAME, name)) and name != "score",
+                isinstance(name, str)
+                and bool(re.fullmatch(METRIC_NAME, name))
+                and (name == "steps" or name.lower() not in ("score", "steps")),
                 expected="an objective can name every metric",
                 came=f"one is called {shown(name)}",
-                repair="call it by letters, digits and underscores, such as fuel_used; score is the reward model's",
+                repair="call it by letters, digits and underscores, such as fuel_used; score is the reward model's, "
+                "and steps is written in small letters",
             )
         for name, value in (("env_reward", result.env_reward), *result.metrics.items()):
             self.require(

@@ -62,7 +62,7 @@ def look_at_class(name: str) -> tuple[list[Task], tuple[Trajectory, ...]]:
     """Import the environment class that `module:Class` names, and return its tasks and examples.
 
     Raises:
-        ConfigError: there is no such class, or it has no tasks.
+        ConfigError: there is no such class, or it has no tasks, or `rules` or `examples` of another type.
         Wrong: what it has is not as it should be.
     """
     log = Log(lambda _: None)
@@ -72,12 +72,6 @@ def look_at_class(name: str) -> tuple[list[Task], tuple[Trajectory, ...]]:
         expected=f"rules is a text of at most {_LONGEST_RULES_CHARS} characters",
         came=f"it is {shown(own.rules)}",
         repair="say in a few sentences what an action is and what it looks like; every request carries this text",
-    )
-    log.require(
-        all(isinstance(example, Trajectory) for example in own.examples),
-        expected="examples are armap.types.Trajectory records",
-        came=f"they are {shown(own.examples)}",
-        repair="make them with armap.envs.play.play(environment, task, actions)",
     )
     split_of: dict[str, str] = {}
     tasks: list[Task] = []
