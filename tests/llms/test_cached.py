@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armap.errors import BudgetError, ConfigError, LLMError
+from armap.errors import BudgetError, ConfigError, LLMError, UnavailableError
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
 from armap.protocols import LLM
@@ -264,7 +264,7 @@ async def ask_for(path: Path, n: int, *, served: int, then=None, first_n: int = 
 
 
 @pytest.mark.parametrize("first_n", [0, 2])
-@pytest.mark.parametrize(("then", "error"), [(None, asyncio.CancelledError), (refusal(400), LLMError)])
+@pytest.mark.parametrize(("then", "error"), [(None, asyncio.CancelledError), (refusal(400), UnavailableError)])
 async def test_a_group_that_was_cut_off_goes_on_where_it_was_and_buys_nothing_twice(tmp_path, then, error, first_n):
     undisturbed = await ask_for(tmp_path / "undisturbed", 12, served=12, first_n=first_n)
     for served in (4 + first_n, 2):

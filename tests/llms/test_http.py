@@ -3,8 +3,9 @@ import json
 import logging
 import pickle
 import random
+import re
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from importlib.metadata import version
@@ -130,12 +131,22 @@ async def test_no_field_is_given_up_because_of_a_refusal_that_had_another_reason
     assert {"temperature", "seed", "top_p"} <= server.requests[-1].keys()
 
 
-@pytest.mark.parametrize("complaint", ["temperature must be between 0 and 0.4", "seed must be even", "max_tokens > 30"])
+VALUES = [
+    "temperature must be between 0 and 0.4",
+    "seed must be even",
+    "max_tokens > 30",
+]
+
+
+@pytest.mark.parametrize("complaint", VALUES)
 async def test_a_value_that_a_server_does_not_take_is_no_field_that_it_does_not_take(complaint):
     async with asking(otherwise=refusal(400, complaint)) as (llm, server):
-        with pytest.raises(LLMError, match="HTTP 400"):
-            await texts(llm, sampling=SamplingParams(seed=7))
-    assert len(server.requests) == 1
+        with pytest.raises(LLMError, match=rf"HTTP 400 \({re.escape(complaint)}\)") as caught:
+            await texts(llm, sampling=SAMPLING.model_copy(update={"seed": 7}))
+    # With these settings nothing can be asked.
+    assert caught.value.unavailable
+    assert said_to(server) == ["Where to?", "Hello"]
+    assert all({"temperature", "seed", "top_p", "max_tokens"} <= request.keys() for request in server.requests)
 
 
 async def test_n_stop_and_seed_are_sent_when_they_are_asked_for():
@@ -458,12 +469,7 @@ async def test_a_server_that_answers_nobody_is_away(bad):
         with pytest.raises(LLMError) as away:
             await texts(llm)
     assert away.value.unavailable
-    assert server.requests[-1] == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Hello"}],
-        "temperature": 1.0,
-        "max_tokens": 1,
-    }
+    assert server.requests[-1] == server.requests[0] | {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 @pytest.mark.parametrize("bad", [refusal(500), refusal(503), hang_up, late(5, echo)])
@@ -481,14 +487,61 @@ async def test_a_question_that_a_server_cannot_answer_is_no_sign_that_it_is_away
     assert (alone.value.unavailable, bad_question.value.unavailable) == (False, False)
 
 
-async def test_a_server_that_refuses_to_say_so_little_is_there():
-    async def refuse_less(request, writer):
-        await refusal(400 if request["max_tokens"] < 16 else 500)(request, writer)
+async def test_whether_a_server_is_there_is_asked_as_the_question_was():
+    async with asking(otherwise=refusal(500), max_attempts=1) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 500"):
+            await texts(llm, n=2, choices=DIRECTIONS, sampling=SAMPLING.model_copy(update={"seed": 7}))
+    asked, hello = server.requests
+    offered = hello.pop("response_format")["json_schema"]["schema"]["properties"]["action"]["enum"]
+    del asked["response_format"], asked["n"]
+    # Whether it takes schemas, and not whether it takes this one.
+    assert offered == ["go north"]
+    assert hello == asked | {"messages": [{"role": "user", "content": "Hello"}]}
 
-    async with asking(otherwise=refuse_less) as (llm, _):
-        with pytest.raises(LLMError, match="HTTP 500") as caught:
+
+def said_to(server):
+    return [request["messages"][0]["content"] for request in server.requests]
+
+
+@pytest.mark.parametrize("status", [400, 403, 412, 422])
+async def test_a_server_that_refuses_hello_alike_refuses_everybody(status):
+    async with asking(answer("here"), otherwise=refusal(status, "Your credit balance is too low.")) as (llm, server):
+        # A credit may also end on the way.
+        await texts(llm)
+        for _ in range(2):
+            with pytest.raises(LLMError, match=rf"HTTP {status} \(Your credit balance is too low\.\)") as caught:
+                await texts(llm)
+            assert (caught.value.unavailable, caught.value.retryable) == (True, False)
+    assert said_to(server) == ["Where to?", *["Where to?", "Hello"] * 2]
+
+
+@pytest.mark.parametrize("passing", [refusal(429), refusal(503), hang_up])
+async def test_a_refusal_of_one_question_is_about_it_however_long_the_server_takes_to_say_hello(passing):
+    script = [refusal(400), passing, passing]
+    async with asking(*script, retry_after_cap_s=0.01) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 400") as caught:
             await texts(llm)
     assert not caught.value.unavailable
+    assert said_to(server) == ["Where to?", *["Hello"] * 3]
+    # What it took to find out is paid for.
+    assert caught.value.usage == Usage(calls=1, prompt_tokens=7, completion_tokens=2)
+
+
+async def test_hello_is_not_said_for_every_question_that_is_refused_but_again_once_somebody_was_answered():
+    async with asking(otherwise=moody(refusal(400))) as (llm, server):
+        for messages in (POISON, POISON, POISON, QUESTION, POISON):
+            with suppress(LLMError):
+                await texts(llm, messages=messages)
+    assert said_to(server) == ["poison", "Hello", "poison", "poison", "Where to?", "poison", "Hello"]
+
+
+async def test_the_key_is_to_be_checked_only_where_it_may_be_to_blame():
+    async with asking(otherwise=moody(refusal(403))) as (llm, _):
+        with pytest.raises(LLMError, match=r"HTTP 403 \(no\)\.$"):
+            await texts(llm, messages=POISON)
+    async with asking(otherwise=refusal(403)) as (llm, _):
+        with pytest.raises(LLMError, match=r"HTTP 403 \(no\); check the API key"):
+            await texts(llm)
 
 
 async def test_a_rate_limit_is_never_about_one_question():
@@ -523,7 +576,7 @@ async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_sh
 
 @pytest.mark.parametrize(
     ("code", "requests", "unavailable"),
-    [(402, 1, True), (401, 1, True), (400, 1, False), (429, 2, True), (502, 3, True)],
+    [(402, 1, True), (401, 1, True), (400, 2, True), (429, 2, True), (502, 3, True)],
 )
 async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable):
     refused = body({"error": {"message": "because", "code": code}})
@@ -579,8 +632,9 @@ async def test_a_lasting_refusal_is_an_error_at_once(status):
         with pytest.raises(LLMError, match=rf"HTTP {status} \(because\)") as caught:
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (False, status)
-    assert caught.value.unavailable == (status not in (400, 403, 413, 422))
-    assert len(server.requests) == 1
+    about_it = status in (400, 403, 413, 422)
+    assert caught.value.unavailable != about_it
+    assert said_to(server) == ["Where to?", *["Hello"] * about_it]
 
 
 @pytest.mark.parametrize(
@@ -691,7 +745,7 @@ async def test_an_endless_reply_is_cut_off_and_not_asked_for_again():
     async with asking(otherwise=endless_body()) as (llm, server):
         with pytest.raises(LLMError, match="a reply of more than 16,777,216 bytes"):
             await texts(llm)
-    assert len(server.requests) == 1
+    assert said_to(server) == ["Where to?", "Hello"]
 
 
 async def test_an_endless_error_page_is_still_the_error_it_is():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from armap.replies import decoded, member
 from armap.thoughts import without_thought
@@ -59,6 +59,16 @@ class Question:
         elif self.sampling.stop:
             fields["stop"] = self.sampling.stop
         return json.dumps({name: value for name, value in fields.items() if name not in refused}).encode()
+
+    def hello(self) -> Question:
+        """Return what any model has an answer to, asked for as this is."""
+        return replace(
+            self,
+            messages=[Message(role="user", content="Hello")],
+            n=1,
+            # Whether a server takes schemas is a matter of the settings, and how long a schema it takes is not.
+            choices=self.choices and self.choices[:1],
+        )
 
     @property
     def max_tokens(self) -> int:

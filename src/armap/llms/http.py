@@ -37,8 +37,8 @@ _MOST_CUT_REPLIES = 2
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 """Besides every 5xx: timeout, conflict, too early, too many requests."""
 UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
-"""Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked;
-403 may be about one prompt alone."""
+"""Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked.
+Any other may be about one prompt alone."""
 _TOO_MANY_REQUESTS = 429
 """Never about one prompt."""
 _MOST_DOUBLINGS = 99
@@ -58,9 +58,10 @@ _ADVICE = {
 class HTTPLLM:
     """Asks an OpenAI-compatible server, patiently: what may succeed later is tried again, the rest is an error.
 
-    Where all attempts are in vain and nobody else is answered meanwhile, something tiny is asked: if that brings an
-    answer, the error is about the question, and otherwise the server is away. A rate limit is waited out for as long as
-    others get through, and is never about the question.
+    Where a question is refused, or all attempts are in vain and nobody else is answered meanwhile, `Hello` is asked in
+    its place: if that brings an answer, the error is about the question, and otherwise about the server, which is away,
+    has no credit left, or does not take the settings. A rate limit is waited out for as long as others get through, and
+    is never about the question.
 
     Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, and answers are
     drawn as it pleases; where it says that it wants `max_completion_tokens`, that is sent for `max_tokens`.
@@ -117,6 +118,8 @@ class HTTPLLM:
         self._server_takes_n = True
         self._refused: frozenset[str] = frozenset()
         self._replies = 0
+        # How many there were when `Hello` was answered last: without more, no more of a credit is used up.
+        self._replies_at_hello = -1
 
     @classmethod
     def from_environment(
@@ -217,6 +220,7 @@ class HTTPLLM:
             body = question.body(n, seed_offset=index + bad_replies * question.n, refused=refused)
             try:
                 content, reply = await self._post(body)
+                self._replies += 1
                 # Remembered only now: had it been refused all the same, the fields would not have been to blame.
                 self._refused |= refused
                 usage = self._usage(reply)
@@ -244,22 +248,34 @@ class HTTPLLM:
                 if not error.retryable or too_long or self._max_attempts in (failures, unheard):
                     if limited:
                         error.unavailable = True
-                    elif error.retryable and not (error.unavailable or others_heard):
-                        error.unavailable = not await self._is_there(bought)
+                    elif not (error.unavailable or (error.retryable and others_heard)):
+                        error.unavailable = not await self._says_hello(question, error, refused, bought)
                     raise self._failure(error, failures + rate_limits) from None
                 wait_s = self._wait_s(error, failures, rate_limits)
             await asyncio.sleep(wait_s)
 
-    async def _is_there(self, bought: _Bought) -> bool:
-        """Say whether the server answers something tiny, be it that it refuses to."""
-        hello = Message(role="user", content="Hello")
-        question = Question(self.name, [hello], 1, SamplingParams(max_tokens=1), None)
-        try:
-            _, reply = await self._post(question.body(1, seed_offset=0, refused=self._refused))
-        except _AttemptError as error:
-            return not (error.retryable or error.unavailable)
-        bought.unusable += self._usage(reply)
-        return True
+    async def _says_hello(
+        self, question: Question, error: _AttemptError, refused: frozenset[str], bought: _Bought
+    ) -> bool:
+        """Say whether the server answers something else that is asked as the question was, so that only that is bad."""
+        if not error.retryable and self._replies == self._replies_at_hello:
+            return True
+        body = question.hello().body(1, seed_offset=0, refused=refused)
+        wait_s, replies = 0.0, self._replies
+        # Whoever came here by many attempts has waited already, and whoever was refused at once has not.
+        for attempt in range(1, 2 if error.retryable else self._max_attempts + 1):
+            await asyncio.sleep(wait_s)
+            try:
+                _, reply = await self._post(body)
+            except _AttemptError as passing:
+                if not passing.retryable:
+                    return False
+                wait_s = self._wait_s(passing, 0, attempt)
+            else:
+                self._replies_at_hello = replies
+                bought.unusable += self._usage(reply)
+                return True
+        return False
 
     async def _post(self, body: bytes) -> tuple[bytes, object]:
         """Make one attempt and return the body of a successful reply, and what it says."""
@@ -278,7 +294,6 @@ class HTTPLLM:
         said = decoded(reply.content)
         if status := status_within(said):
             raise self._refusal(reply._replace(status=status))
-        self._replies += 1
         return reply.content, said
 
     def _failure(self, error: _AttemptError, attempts: int) -> LLMError:
@@ -286,7 +301,7 @@ class HTTPLLM:
             message = f"{self._at} gave no usable answer in {attempts} attempts; the last one brought {error}."
         else:
             status = error.status or 0
-            advice = _ADVICE.get(300 if status // 100 == 3 else status, "")
+            advice = _ADVICE.get(300 if status // 100 == 3 else status, "") if error.unavailable else ""
             message = f"{self._at} gave no usable answer and will not on asking again: {error}{advice}."
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
