@@ -13,14 +13,14 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from itertools import takewhile
 from random import uniform
-from typing import NamedTuple, Self
+from typing import Self
 
 import httpx
 
 from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
+from armap.llms.bought import Answers, Bought
 from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, Question, counted, refused_field, status_within
 from armap.replies import decoded, member, retry_after_s, server_message
 from armap.together import together
@@ -171,7 +171,7 @@ class HTTPLLM:
             CancelledError: an LLMError that says so is its cause.
         """
         question = Question(self.name, messages, n, sampling, choices)
-        bought = _Bought()
+        bought = Bought()
         try:
             await self._buy(question, bought)
         except LLMError as error:
@@ -188,7 +188,7 @@ class HTTPLLM:
         """Close the connections; the model cannot be asked again."""
         await self._connections.close()
 
-    async def _buy(self, question: Question, bought: _Bought) -> None:
+    async def _buy(self, question: Question, bought: Bought) -> None:
         """Ask for all answers at once, and one by one for those that are missing then."""
         n = question.n
         if n > 1 and self._server_takes_n:
@@ -208,7 +208,7 @@ class HTTPLLM:
         if n > 1 and joint.num_choices <= 1:
             self._server_takes_n = False
 
-    async def _ask(self, question: Question, bought: _Bought, *, n: int = 1, index: int = 0) -> _Answers:
+    async def _ask(self, question: Question, bought: Bought, *, n: int = 1, index: int = 0) -> Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
         failures = rate_limits = bad_replies = cut_replies = 0
         # Rate limits since anybody was answered.
@@ -227,7 +227,7 @@ class HTTPLLM:
                 choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
                 if answers := question.answers(choices):
-                    return _Answers(answers, len(choices), usage)
+                    return Answers(answers, len(choices), usage)
                 bought.unusable += usage
                 bad_replies += 1
                 raise self._unusable(content, choices, question)
@@ -236,7 +236,7 @@ class HTTPLLM:
                     refused |= {field}
                     continue
                 if n > 1 and COMPLAINT_ABOUT_N.search(error.complaint):
-                    return _Answers([], 0, Usage())
+                    return Answers([], 0, Usage())
                 others_heard, replies_before = self._replies != replies_before, self._replies
                 limited = error.status == _TOO_MANY_REQUESTS
                 failures += not limited
@@ -255,7 +255,7 @@ class HTTPLLM:
             await asyncio.sleep(wait_s)
 
     async def _says_hello(
-        self, question: Question, error: _AttemptError, refused: frozenset[str], bought: _Bought
+        self, question: Question, error: _AttemptError, refused: frozenset[str], bought: Bought
     ) -> bool:
         """Say whether the server answers something else that is asked as the question was, so that only that is bad."""
         if not error.retryable and self._replies == self._replies_at_hello:
@@ -364,51 +364,6 @@ class HTTPLLM:
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         return f" ({text[:EXCERPT_CHARS]})" if text else ""
-
-
-class _Answers(NamedTuple):
-    """The usable answers of one request, out of how many the server gave, and what was spent on them."""
-
-    answers: list[str]
-    num_choices: int
-    usage: Usage
-
-
-class _Bought:
-    """What one call of `generate` has bought until now.
-
-    Attributes:
-        joint: what came of asking for all answers at once.
-        separate: what came of asking for one answer each; None where it is still to come.
-        unusable: what was spent on replies without a usable answer.
-    """
-
-    def __init__(self) -> None:
-        self.joint = _Answers([], 0, Usage())
-        self.separate: list[_Answers | None] = []
-        self.unusable = Usage()
-
-    @property
-    def replies(self) -> list[_Answers]:
-        """The replies with usable answers, in their order."""
-        return [reply for reply in (self.joint, *self.separate) if reply and reply.answers]
-
-    @property
-    def usage(self) -> Usage:
-        """What all of it has cost."""
-        return sum((reply.usage for reply in self.replies), self.unusable)
-
-    @property
-    def beginning(self) -> tuple[Completion, ...]:
-        """The first answers without a gap, each with its cost; none where several came together.
-
-        Whoever asks for the rest with the next seed gets what would have come: together, they have seeds of their own.
-        """
-        if self.joint.num_choices > 1:
-            return ()
-        there = takewhile(lambda reply: reply is not None, self.separate)
-        one_each = [reply for reply in (self.joint, *there) if reply and reply.answers]
-        return tuple(Completion(text=reply.answers[0], usage=reply.usage) for reply in one_each)
 
 
 class _AttemptError(Exception):
