@@ -53,6 +53,10 @@ async def texts(llm, *, n=1, sampling=SAMPLING, choices=None, messages=QUESTION)
     return [c.text for c in await llm.generate(messages, n=n, sampling=sampling, choices=choices)]
 
 
+def said_to(server):
+    return [request["messages"][0]["content"] for request in server.requests]
+
+
 def as_json(*actions):
     return [json.dumps({"action": action}) for action in actions]
 
@@ -418,7 +422,7 @@ async def test_a_reply_of_the_wrong_shape_is_tried_again_and_never_makes_it_into
         assert await texts(llm) == ["here"]
         with pytest.raises(LLMError, match="no usable answer in 2 attempts"):
             await texts(llm)
-    assert len(server.requests) == 4
+    assert said_to(server).count("Where to?") == 4
 
 
 async def test_a_body_that_is_not_what_its_encoding_says_is_tried_again():
@@ -499,10 +503,6 @@ async def test_whether_a_server_is_there_is_asked_as_the_question_was():
     assert hello == asked | {"messages": [{"role": "user", "content": "Hello"}]}
 
 
-def said_to(server):
-    return [request["messages"][0]["content"] for request in server.requests]
-
-
 @pytest.mark.parametrize("status", [400, 403, 412, 422])
 async def test_a_server_that_refuses_hello_alike_refuses_everybody(status):
     async with asking(answer("here"), otherwise=refusal(status, "Your credit balance is too low.")) as (llm, server):
@@ -544,12 +544,61 @@ async def test_the_key_is_to_be_checked_only_where_it_may_be_to_blame():
             await texts(llm)
 
 
-async def test_a_rate_limit_is_never_about_one_question():
+async def test_a_rate_limit_that_only_one_question_meets_to_the_last_is_about_it():
     async with asking(otherwise=moody(refusal(429)), max_attempts=3) as (llm, server):
         with pytest.raises(LLMError, match=r"in 3 attempts.*HTTP 429") as caught:
             await texts(llm, messages=POISON)
+    assert (caught.value.unavailable, caught.value.retryable) == (False, True)
+    assert said_to(server) == [*["poison"] * 3, "Hello"]
+
+
+async def test_a_rate_limit_that_everybody_meets_is_never_about_a_question():
+    async with asking(answer("here"), otherwise=refusal(429), max_attempts=3) as (llm, server):
+        await texts(llm)
+        with pytest.raises(LLMError, match=r"in 3 attempts.*HTTP 429") as caught:
+            await texts(llm)
     assert caught.value.unavailable
-    assert len(server.requests) == 3
+    assert said_to(server) == [*["Where to?"] * 4, "Hello"]
+
+
+async def test_a_rate_limit_until_later_than_anybody_waits_is_never_about_a_question():
+    """Of so many tokens a day, `Hello` may still get its few."""
+    limited = refusal(429, Retry_After="89")
+    async with asking(otherwise=moody(limited), max_attempts=3, retry_after_cap_s=0.01) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 429") as caught:
+            await texts(llm, messages=POISON)
+    assert caught.value.unavailable
+    assert said_to(server) == ["poison"] * 3
+
+
+TOO_LARGE = refusal(429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 36278.")
+
+
+async def test_a_request_that_is_larger_than_a_limit_is_not_waited_for():
+    async with asking(otherwise=moody(TOO_LARGE)) as (llm, server):
+        with pytest.raises(LLMError, match=r"will not on asking again: HTTP 429 \(Request too large") as caught:
+            await texts(llm, messages=POISON)
+    assert (caught.value.unavailable, caught.value.retryable) == (False, False)
+    assert said_to(server) == ["poison", "Hello"]
+
+
+async def test_settings_with_which_every_request_is_larger_than_a_limit_end_everything():
+    async with asking(otherwise=TOO_LARGE) as (llm, server):
+        with pytest.raises(LLMError, match="Request too large") as caught:
+            await texts(llm)
+    assert caught.value.unavailable
+    assert len(server.requests) == 2
+
+
+async def test_questions_that_meet_a_rate_limit_for_ever_have_an_end_once_nobody_else_is_under_way():
+    async with asking(otherwise=moody(refusal(429)), max_attempts=3) as (llm, server):
+        others = [texts(llm, messages=[Message(role="user", content=f"question {i}")]) for i in range(20)]
+        limited = [texts(llm, messages=POISON) for _ in range(4)]
+        outcomes = await asyncio.gather(*limited, *others, return_exceptions=True)
+    assert [isinstance(outcome, LLMError) for outcome in outcomes] == [True] * 4 + [False] * 20
+    assert not any(outcome.unavailable for outcome in outcomes[:4])
+    # That one of them has said Hello is no sign to the others that anybody gets through.
+    assert said_to(server).count("poison") <= 4 * 5
 
 
 async def test_a_rate_limit_is_waited_out_for_as_long_as_others_get_through():
@@ -564,8 +613,9 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_others_get_through():
         assert await texts(llm, messages=POISON) == ["here"]
 
 
-async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_short():
-    settings = {"otherwise": refusal(429), "max_attempts": 4, "backoff_s": 0.05, "retry_after_cap_s": 0.1}
+@pytest.mark.parametrize("limited", [refusal(429), refusal(429, Retry_After="0")])
+async def test_after_a_rate_limit_the_wait_is_longer_and_never_short(limited):
+    settings = {"otherwise": limited, "max_attempts": 4, "backoff_s": 0.05, "retry_after_cap_s": 0.1}
     async with asking(**settings) as (llm, _):
         started = time.monotonic()
         with pytest.raises(LLMError):
@@ -576,7 +626,7 @@ async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_sh
 
 @pytest.mark.parametrize(
     ("code", "requests", "unavailable"),
-    [(402, 1, True), (401, 1, True), (400, 2, True), (429, 2, True), (502, 3, True)],
+    [(402, 1, True), (401, 1, True), (400, 2, True), (429, 3, True), (502, 3, True)],
 )
 async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable):
     refused = body({"error": {"message": "because", "code": code}})

@@ -13,6 +13,11 @@ from armap.types import Message, SamplingParams
 
 COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
 """What a server says that refuses to give several answers at a time."""
+TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+"""What a server says beside a rate limit that one request alone goes beyond, however long it waits.
+
+Source: OpenAI's `Request too large for gpt-4o ... on tokens per min (TPM): Limit 30000, Requested 36278`.
+"""
 _UNSUPPORTED = re.compile(
     r"support|unknown|unrecognized|unexpected|deprecated|not permitted|not allowed|cannot both|only one", re.IGNORECASE
 )

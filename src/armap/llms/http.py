@@ -21,7 +21,7 @@ import httpx
 from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
 from armap.llms.bought import Answers, Bought
-from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, Question, counted, refused_field, status_within
+from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, TOO_LARGE, Question, counted, refused_field, status_within
 from armap.replies import decoded, member, retry_after_s, server_message
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -34,13 +34,13 @@ EXCERPT_CHARS = 200
 """What is quoted of a server's words."""
 _MOST_CUT_REPLIES = 2
 """How often a reply is paid for that is too long to be usable, where no answer was short enough."""
-RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
-"""Besides every 5xx: timeout, conflict, too early, too many requests."""
+RETRYABLE_STATUSES = frozenset({408, 409, 425})
+"""Besides every 5xx, and too many requests: timeout, conflict, too early."""
 UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
 """Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked.
 Any other may be about one prompt alone."""
 _TOO_MANY_REQUESTS = 429
-"""Never about one prompt."""
+"""About one prompt only where it is too large for the limit, be it that it says so or never gets through."""
 _MOST_DOUBLINGS = 99
 """A rate limit may go on for long, and floating-point numbers end."""
 
@@ -60,8 +60,8 @@ class HTTPLLM:
 
     Where a question is refused, or all attempts are in vain and nobody else is answered meanwhile, `Hello` is asked in
     its place: if that brings an answer, the error is about the question, and otherwise about the server, which is away,
-    has no credit left, or does not take the settings. A rate limit is waited out for as long as others get through, and
-    is never about the question.
+    has no credit left, or does not take the settings. A rate limit is waited out for as long as others get through,
+    and counts as such an error only once nobody does, all attempts long, with waits as long as the server asks for.
 
     Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, and answers are
     drawn as it pleases; where it says that it wants `max_completion_tokens`, that is sent for `max_tokens`.
@@ -77,8 +77,8 @@ class HTTPLLM:
         concurrency: most requests on their way at once.
         timeout_s: longest time one attempt may take, from the request to the last byte of the reply.
         max_attempts: how often one request is sent before it counts as failed.
-        backoff_s: longest wait after the first failed attempt, four times that after a rate limit that names no time;
-            it doubles with each further one.
+        backoff_s: longest wait after the first failed attempt, four times that after a rate limit; it doubles with each
+            further one.
         retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more; twice that
             after a rate limit.
         price_usd_per_million: price of a million prompt tokens and of a million completion tokens; cached prompt
@@ -114,6 +114,7 @@ class HTTPLLM:
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
         self._retry_after_cap_s = retry_after_cap_s
+        self._rate_limit_cap_s = 2 * retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
         self._refused: frozenset[str] = frozenset()
@@ -211,7 +212,7 @@ class HTTPLLM:
     async def _ask(self, question: Question, bought: Bought, *, n: int = 1, index: int = 0) -> Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
         failures = rate_limits = bad_replies = cut_replies = 0
-        # Rate limits since anybody was answered.
+        # Rate limits since anybody was answered: others come to an end, so this one is alone at last.
         unheard, replies_before = 0, self._replies
         refused: frozenset[str] = frozenset()
         while True:
@@ -238,7 +239,7 @@ class HTTPLLM:
                 if n > 1 and COMPLAINT_ABOUT_N.search(error.complaint):
                     return Answers([], 0, Usage())
                 others_heard, replies_before = self._replies != replies_before, self._replies
-                limited = error.status == _TOO_MANY_REQUESTS
+                limited = error.retryable and error.status == _TOO_MANY_REQUESTS
                 failures += not limited
                 rate_limits += limited
                 unheard = limited + (0 if others_heard else unheard)
@@ -246,9 +247,9 @@ class HTTPLLM:
                 # Where other answers are short enough, this one may be too.
                 too_long = error.cut and cut_replies >= _MOST_CUT_REPLIES and not bought.replies
                 if not error.retryable or too_long or self._max_attempts in (failures, unheard):
-                    if limited:
-                        error.unavailable = True
-                    elif not (error.unavailable or (error.retryable and others_heard)):
+                    # What others are answered says nothing of a limit, nor of a credit.
+                    served = error.retryable and others_heard and not limited
+                    if not (error.unavailable or served):
                         error.unavailable = not await self._says_hello(question, error, refused, bought)
                     raise self._failure(error, failures + rate_limits) from None
                 wait_s = self._wait_s(error, failures, rate_limits)
@@ -321,12 +322,16 @@ class HTTPLLM:
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
         text = reply.content.decode(errors="replace")
+        limited = status == _TOO_MANY_REQUESTS and not TOO_LARGE.search(text)
+        asked_s = retry_after_s(reply.headers.get("retry-after", "")) or 0.0
+        # A limit until later than anybody waits here is not waited out, so that nobody knows whom it lets through then.
+        lasting = limited and asked_s > self._rate_limit_cap_s
         return _AttemptError(
             f"HTTP {status}{self._quoted(server_message(reply.content) or text)}",
-            retryable=status in RETRYABLE_STATUSES or status >= 500,
+            retryable=limited or status in RETRYABLE_STATUSES or status >= 500,
             status=status,
-            unavailable=status in UNAVAILABLE_STATUSES or status < 400,
-            retry_after_s=retry_after_s(reply.headers.get("retry-after", "")),
+            unavailable=status in UNAVAILABLE_STATUSES or status < 400 or lasting,
+            retry_after_s=asked_s,
             complaint=text if status in (400, 422) else "",
         )
 
@@ -335,15 +340,16 @@ class HTTPLLM:
 
         Source: full and equal jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
-        cap_s, asked_s = self._retry_after_cap_s, error.retry_after_s
         if error.status == _TOO_MANY_REQUESTS:
-            cap_s *= 2
-            if asked_s is None:
-                # Most limits are per minute; whoever comes back early may count against them again.
-                longest_s = min(4 * self._backoff_s * 2 ** min(rate_limits - 1, _MOST_DOUBLINGS), cap_s)
-                return uniform(longest_s / 2, longest_s)
-        longest_s = min(self._backoff_s * 2 ** min(failures + rate_limits - 1, _MOST_DOUBLINGS), cap_s)
-        return max(uniform(0, longest_s), min(asked_s or 0.0, cap_s))
+            # Most limits are per minute; whoever comes back early may count against them again.
+            cap_s = self._rate_limit_cap_s
+            longest_s = min(4 * self._backoff_s * 2 ** min(rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+            shortest_s = longest_s / 2
+        else:
+            cap_s = self._retry_after_cap_s
+            longest_s = min(self._backoff_s * 2 ** min(failures + rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+            shortest_s = 0.0
+        return max(uniform(shortest_s, longest_s), min(error.retry_after_s, cap_s))
 
     def _usage(self, reply: object) -> Usage:
         counts = member(reply, "usage")
@@ -376,7 +382,7 @@ class _AttemptError(Exception):
         retryable: bool = True,
         status: int | None = None,
         unavailable: bool = False,
-        retry_after_s: float | None = None,
+        retry_after_s: float = 0.0,
         complaint: str = "",
         cut: bool = False,
     ) -> None:
