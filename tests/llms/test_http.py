@@ -118,6 +118,21 @@ async def test_what_a_server_does_not_take_is_left_out_from_then_on(fields, stat
     assert len(told) == 2 + len(fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "remark"),
+    [
+        (["max_tokens"], None),
+        (["seed", "top_p"], "m @ {} does not take seed and top_p: its answers were drawn with its own."),
+        (["temperature"], "m @ {} does not take temperature: its answers were drawn with its own, greedy ones too."),
+    ],
+)
+async def test_what_is_left_out_is_told(fields, remark):
+    async with asking(otherwise=refuses(*fields)) as (llm, server):
+        assert llm.remarks() == []
+        await texts(llm, sampling=SAMPLING.model_copy(update={"seed": 7}))
+        assert llm.remarks() == ([] if remark is None else [remark.format(server.base_url)])
+
+
 async def test_a_field_that_a_server_names_in_form_only_is_left_out_too():
     complaint = body({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, status=422)
     async with asking(complaint) as (llm, server):
@@ -139,6 +154,9 @@ VALUES = [
     "temperature must be between 0 and 0.4",
     "seed must be even",
     "max_tokens > 30",
+    "temperature value of 4.0 but the supported range is from 0 (inclusive) to 2.0001 (exclusive).",
+    "temperature: values above 2 are not supported",
+    "Unsupported value: 'top_p' is lower than the minimum of 0.95.",
 ]
 
 
@@ -151,6 +169,7 @@ async def test_a_value_that_a_server_does_not_take_is_no_field_that_it_does_not_
     assert caught.value.unavailable
     assert said_to(server) == ["Where to?", "Hello"]
     assert all({"temperature", "seed", "top_p", "max_tokens"} <= request.keys() for request in server.requests)
+    assert llm.remarks() == []
 
 
 async def test_n_stop_and_seed_are_sent_when_they_are_asked_for():

@@ -21,6 +21,12 @@ Source: OpenAI's `Request too large for gpt-4o ... on tokens per min (TPM): Limi
 _UNSUPPORTED = re.compile(
     r"support|unknown|unrecognized|unexpected|deprecated|not permitted|not allowed|cannot both|only one", re.IGNORECASE
 )
+_OTHER_VALUES = re.compile(
+    r"\b(range|between|max|maximum|min|minimum|most|least|less|lower|smaller|greater|larger|higher|above|below|exceeds?|"
+    r"bounds?)\b",
+    re.IGNORECASE,
+)
+"""What a server says that takes the field, but with another value."""
 _DISPENSABLE = ("top_p", "seed", "temperature")
 """Fields that can do without, the first of those that a server does not take together first."""
 _MAX_COMPLETION_TOKENS = "max_completion_tokens"
@@ -119,7 +125,7 @@ def refused_field(complaint: str, sent: bytes) -> str | None:
     fields = decoded(sent)
     if "max_tokens" in complaint and _MAX_COMPLETION_TOKENS in complaint:
         return "max_tokens" if member(fields, "max_tokens") is not None else None
-    if not _UNSUPPORTED.search(complaint):
+    if not _UNSUPPORTED.search(complaint) or _OTHER_VALUES.search(complaint):
         return None
     named = (name for name in _DISPENSABLE if re.search(rf"\b{name}\b", complaint))
     return next((name for name in named if member(fields, name) is not None), None)

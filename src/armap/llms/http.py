@@ -63,8 +63,9 @@ class HTTPLLM:
     has no credit left, or does not take the settings. A rate limit is waited out for as long as others get through,
     and counts as such an error only once nobody does, all attempts long, with waits as long as the server asks for.
 
-    Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, and answers are
-    drawn as it pleases; where it says that it wants `max_completion_tokens`, that is sent for `max_tokens`.
+    Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, answers are
+    drawn as it pleases, and `remarks` says so; where it says that it wants `max_completion_tokens`, that is sent for
+    `max_tokens`. Where it takes the field with another value, its refusal is an error.
 
     A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
     answers that could not be used. Its name is the model's alone, since a server may move. Use one instance per
@@ -184,6 +185,13 @@ class HTTPLLM:
         answers = [answer for reply in bought.replies for answer in reply.answers]
         usage = bought.usage
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
+
+    def remarks(self) -> list[str]:
+        """Return a sentence if answers were drawn otherwise than was asked for."""
+        left_out = sorted(self._refused - {"max_tokens"})
+        greedy = ", greedy ones too" if "temperature" in left_out else ""
+        said = f"{self._at} does not take {' and '.join(left_out)}: its answers were drawn with its own{greedy}."
+        return [said] if left_out else []
 
     async def close(self) -> None:
         """Close the connections; the model cannot be asked again."""
