@@ -431,6 +431,7 @@ BAD_BODIES = [
     {"choices": [choice(3)]},
     {"choices": [choice("", finish_reason="length")]},
     {"choices": [choice("", finish_reason=None)]},
+    {"choices": [choice("go no", finish_reason="error", error={"message": "overloaded", "code": 502})]},
     {"error": {"message": "overloaded", "code": 429}},
 ]
 
@@ -647,12 +648,15 @@ async def test_after_a_rate_limit_the_wait_is_longer_and_never_short(limited):
     ("code", "requests", "unavailable"),
     [(402, 1, True), (401, 1, True), (400, 2, True), (429, 3, True), (502, 3, True)],
 )
-async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable):
-    refused = body({"error": {"message": "because", "code": code}})
+@pytest.mark.parametrize("beside", [{}, {"choices": []}, {"choices": None}], ids=str)
+@pytest.mark.parametrize("form", [int, str])
+async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable, form, beside):
+    refused = body({"error": {"message": "because", "code": form(code)}, **beside})
     async with asking(otherwise=refused, max_attempts=2) as (llm, server):
         with pytest.raises(LLMError, match=rf"HTTP {code} \(because\)") as caught:
             await texts(llm)
     assert (caught.value.status, caught.value.unavailable) == (code, unavailable)
+    assert caught.value.usage == Usage()
     assert len(server.requests) == requests
 
 
@@ -684,6 +688,25 @@ async def test_an_answer_that_is_too_long_is_paid_for_twice_and_not_for_ever():
             with pytest.raises(LLMError, match=r"in 2 attempts; the last one brought .* cut short"):
                 await texts(llm, n=n)
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("cut", ["I think that I should first", [{"type": "text", "text": "Let me see"}]], ids=str)
+async def test_words_that_are_cut_short_and_no_choice_are_drawn_again_like_any_that_are_none(cut):
+    chatty = answer(cut, finish_reason="length")
+    async with asking(*[chatty] * 3, answer("go south"), otherwise=chatty) as (llm, server):
+        assert await texts(llm, choices=DIRECTIONS) == ["go south"]
+        with pytest.raises(LLMError, match=r"in 4 attempts.* more --reply-tokens; .* collect with --free"):
+            await texts(llm, choices=DIRECTIONS)
+    assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize("cut", ["<think>\nNorth or", [{"type": "thinking", "thinking": []}], "", []], ids=str)
+async def test_a_thought_that_is_cut_short_is_paid_for_twice_wherever_it_stands(cut):
+    async with asking(otherwise=answer(cut, finish_reason="length")) as (llm, server):
+        with pytest.raises(LLMError, match=r"in 2 attempts.* more --reply-tokens") as caught:
+            await texts(llm, choices=DIRECTIONS)
+    assert "--free" not in str(caught.value)
+    assert len(server.requests) == 2
 
 
 async def test_an_answer_that_is_too_long_is_asked_for_again_where_others_are_short_enough():

@@ -93,9 +93,10 @@ class Question:
         return [answer for answer in map(self._answer, choices) if answer is not None]
 
     def _answer(self, choice: object) -> str | None:
-        text = _text(member(member(choice, "message"), "content"))
+        text = _text(choice)
+        reason = member(choice, "finish_reason")
         # An empty text is an answer only if the model chose to stop there.
-        if text is None or not (text or member(choice, "finish_reason") == "stop"):
+        if text is None or reason == "error" or not (text or reason == "stop"):
             return None
         if self.choices is not None:
             return _chosen(text, self.choices)
@@ -133,10 +134,8 @@ def refused_field(complaint: str, sent: bytes) -> str | None:
 
 def status_within(reply: object) -> int | None:
     """Return the HTTP status of a refusal that came as a success, as OpenRouter's do, or None if it is no refusal."""
-    code = member(member(reply, "error"), "code")
-    if member(reply, "choices") is not None or not isinstance(code, int) or not 300 <= code < 600:
-        return None
-    return code
+    code = str(member(member(reply, "error"), "code"))
+    return int(code) if re.fullmatch("[345][0-9]{2}", code) and not member(reply, "choices") else None
 
 
 def counted(value: object, key: str) -> int:
@@ -145,8 +144,14 @@ def counted(value: object, key: str) -> int:
     return count if isinstance(count, int) and 0 <= count < 2**53 else 0
 
 
-def _text(content: object) -> str | None:
-    """Return what a message says; a model that reasons may give its thoughts as parts of another type."""
+def is_thought(choice: object) -> bool:
+    """Return whether a choice says nothing but what the model thought, if anything."""
+    return not without_thought(_text(choice) or "")
+
+
+def _text(choice: object) -> str | None:
+    """Return what a choice says; a model that reasons may give its thoughts as parts of another type."""
+    content = member(member(choice, "message"), "content")
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
     said = [member(part, "text") for part in content if member(part, "type") == "text"]

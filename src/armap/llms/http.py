@@ -21,7 +21,15 @@ import httpx
 from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
 from armap.llms.bought import Answers, Bought
-from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, TOO_LARGE, Question, counted, refused_field, status_within
+from armap.llms.chat_protocol import (
+    COMPLAINT_ABOUT_N,
+    TOO_LARGE,
+    Question,
+    counted,
+    is_thought,
+    refused_field,
+    status_within,
+)
 from armap.replies import decoded, member, retry_after_s, server_message
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -32,8 +40,8 @@ MAX_ERROR_BYTES = 64 * 2**10
 """What is read of an error page."""
 EXCERPT_CHARS = 200
 """What is quoted of a server's words."""
-_MOST_CUT_REPLIES = 2
-"""How often a reply is paid for that is too long to be usable, where no answer was short enough."""
+_MOST_THOUGHTS = 2
+"""How often a reply is paid for that was cut short before it said anything, where no answer was short enough."""
 RETRYABLE_STATUSES = frozenset({408, 409, 425})
 """Besides every 5xx, and too many requests: timeout, conflict, too early."""
 UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
@@ -219,7 +227,7 @@ class HTTPLLM:
 
     async def _ask(self, question: Question, bought: Bought, *, n: int = 1, index: int = 0) -> Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
-        failures = rate_limits = bad_replies = cut_replies = 0
+        failures = rate_limits = bad_replies = thoughts = 0
         # Rate limits since anybody was answered: others come to an end, so this one is alone at last.
         unheard, replies_before = 0, self._replies
         refused: frozenset[str] = frozenset()
@@ -251,9 +259,9 @@ class HTTPLLM:
                 failures += not limited
                 rate_limits += limited
                 unheard = limited + (0 if others_heard else unheard)
-                cut_replies += error.cut
-                # Where other answers are short enough, this one may be too.
-                too_long = error.cut and cut_replies >= _MOST_CUT_REPLIES and not bought.replies
+                thoughts += error.thinking
+                # Where other thoughts are short enough, this one may be too.
+                too_long = error.thinking and thoughts >= _MOST_THOUGHTS and not bought.replies
                 if not error.retryable or too_long or self._max_attempts in (failures, unheard):
                     # What others are answered says nothing of a limit, nor of a credit.
                     served = error.retryable and others_heard and not limited
@@ -322,10 +330,10 @@ class HTTPLLM:
             said += f", cut short by max_tokens={question.max_tokens}"
             quoted += "; a model that thinks first needs more of them, so collect with more --reply-tokens"
         # What is on offer is sent as a schema, which not every server heeds; who was still thinking did not come to it.
-        thinking = cut and not any(member(member(choice, "message"), "content") for choice in choices)
+        thinking = cut and all(map(is_thought, choices))
         if question.choices and not thinking:
             quoted += "; if the server knows no structured output, collect with --free"
-        return _AttemptError(said + quoted, cut=cut)
+        return _AttemptError(said + quoted, thinking=thinking)
 
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
@@ -392,7 +400,7 @@ class _AttemptError(Exception):
         unavailable: bool = False,
         retry_after_s: float = 0.0,
         complaint: str = "",
-        cut: bool = False,
+        thinking: bool = False,
     ) -> None:
         super().__init__(what)
         self.retryable = retryable
@@ -400,7 +408,7 @@ class _AttemptError(Exception):
         self.unavailable = unavailable
         self.retry_after_s = retry_after_s
         self.complaint = complaint
-        self.cut = cut
+        self.thinking = thinking
 
 
 def _checked_url(base_url: str) -> httpx.URL:
