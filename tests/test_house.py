@@ -32,6 +32,7 @@ SHARED = {
     "envs.play",
     "envs.own",
     "envs.task_config",
+    "llms.bought",
     "llms.chat_protocol",
     "llms.turns",
     "rewards.chat_template",

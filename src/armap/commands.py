@@ -324,6 +324,7 @@ class Workshop(Judging):
                 llm = _load_llm(self.agent, self._concurrency)
             if isinstance(llm, HTTPLLM):
                 self.opened.push_async_callback(llm.close)
+                self.opened.callback(self.remark, llm)
             self._llm = CachedLLM(llm, self.ledger)
         return self._llm
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from armap.pipeline.examine import examine
 from armap.pipeline.train import REWARD_MODEL_FOLDER, help_train, source_tasks, train
-from armap.protocols import RewardModel
+from armap.protocols import LLM, RewardModel
 from armap.reward_models import ShowProgress, linear_fit, load_reward_model, made_from, remarks, transformer_fit
 from armap.rewards.fit_settings import CHECKPOINT_FOLDER, FitSettings
 from armap.rewards.http import HTTPRewardModel
@@ -104,7 +104,7 @@ class Judging:
                 on_point=_heed_interruption,
             )
         if model is not None:
-            self._remark(model)
+            self.remark(model)
         if helping:
             return
         if model is not None or self.run.read_json("judge", JudgeReport) is None:
@@ -130,7 +130,7 @@ class Judging:
     def load_judge(self, place: str | None) -> RewardModel:
         """Load a reward model of a folder, or of an address; of the run where the place is None."""
         judge = load_reward_model(place or self.run.path / REWARD_MODEL_FOLDER, self.run.images)
-        self.opened.callback(self._remark, judge)
+        self.opened.callback(self.remark, judge)
         if isinstance(judge, HTTPRewardModel):
             self.opened.push_async_callback(judge.close)
         return judge
@@ -157,9 +157,9 @@ class Judging:
             row = progress.add_task(stage, total=None, note="")
             yield lambda done, total, note="": progress.update(row, completed=done, total=total, note=note)
 
-    def _remark(self, judge: RewardModel) -> None:
-        """Say what a reward model did not read as it was."""
-        for sentence in remarks(judge):
+    def remark(self, model: RewardModel | LLM) -> None:
+        """Say what a model did not do as it was told."""
+        for sentence in remarks(model):
             self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from armap.errors import ConfigError
 from armap.images import ImageFolder
 from armap.pipeline.model_card import MadeFrom
 from armap.pipeline.train import Fit, SavableRewardModel
-from armap.protocols import RewardModel
+from armap.protocols import LLM, RewardModel
 from armap.rewards.fit_settings import FitSettings
 from armap.rewards.http import HTTPRewardModel
 from armap.rewards.linear import LinearRewardModel
@@ -40,7 +40,7 @@ class ShowProgress(Protocol):
 
 @runtime_checkable
 class Remarking(Protocol):
-    """A reward model that says what it did not read as it was, and what it saved."""
+    """A model that says what it did not do as it was told, and what it saved."""
 
     def remarks(self) -> list[str]:
         """Return a sentence for each thing that was shortened, left out or saved."""
@@ -90,9 +90,9 @@ def transformer_family(backbone: str) -> type[TransformerRewardModel]:
     return TransformerRewardModel
 
 
-def remarks(judge: RewardModel) -> list[str]:
-    """Return what a reward model did not read as it was or saved, a sentence each; nothing where it cannot say."""
-    return judge.remarks() if isinstance(judge, Remarking) else []
+def remarks(model: RewardModel | LLM) -> list[str]:
+    """Return what a model did not do as it was told or saved, a sentence each; nothing where it cannot say."""
+    return model.remarks() if isinstance(model, Remarking) else []
 
 
 def made_from(kind: str, settings: FitSettings) -> MadeFrom:

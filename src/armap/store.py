@@ -335,24 +335,26 @@ class Ledger:
             The answers as they were stored, see `RunFolder.append`.
 
         Raises:
-            ConfigError: tokens or money are limited, and it is not known how many tokens the answers took.
+            ConfigError: tokens or money are limited, and it is not known how many tokens the answers took. What no
+                answer came of says nothing of that: a reply that is no answer may lack its count as well.
         """
         first_index = len(self._answers.get(key, ()))
         entry = LedgerEntry(
             key=key, first_index=first_index, completions=tuple(completions), seconds=seconds, usage=usage
         )
         stored = self._run.append("completions", entry)
-        cost = self._count(stored)
+        self._count(stored)
+        uncounted = stored.completions and not any(answer.usage.tokens for answer in stored.completions)
         for name, limit in (("max_tokens", self._budget.max_tokens), ("max_cost_usd", self._budget.max_cost_usd)):
-            if limit is not None and not cost.tokens:
+            if limit is not None and uncounted:
                 raise ConfigError(
                     f"The model's server does not say how many tokens it takes, so {name}={limit:g} could never stop "
                     "it; set max_calls instead."
                 )
         return list(stored.completions)
 
-    def _count(self, entry: LedgerEntry) -> Usage:
-        """Take an entry into account and return what it cost."""
+    def _count(self, entry: LedgerEntry) -> None:
+        """Take an entry into account."""
         if entry.usage is None:
             usage = sum((completion.usage for completion in entry.completions), Usage())
             self._cut_off.pop(entry.key, None)
@@ -362,7 +364,6 @@ class Ledger:
         # A model that counts no requests still made one, or max_calls would not hold for it.
         self._spent += usage if usage.calls else usage.model_copy(update={"calls": 1})
         self._answers.setdefault(entry.key, []).extend(entry.completions)
-        return usage
 
     def _refuse_beyond_budget(self) -> None:
         budget, spent = self._budget, self._spent

@@ -122,6 +122,32 @@ async def test_a_wrong_key_is_explained(tmp_path):
     assert len([line for line in stderr.splitlines() if line and "0:00:" not in line]) == 1
 
 
+async def test_what_a_server_does_not_take_is_left_out_and_told_once(tmp_path):
+    served = storm()
+
+    async def behave(request, writer):
+        unknown = "temperature" in request
+        await (refusal(400, "Unsupported value: 'temperature'") if unknown else served)(request, writer)
+
+    async with HostileServer(otherwise=behave) as server:
+        code, _, stderr = await collect(tmp_path / "run", server)
+    assert code == 0, stderr
+    assert stderr.count(f"x @ {server.base_url} does not take temperature: its answers were drawn with its own") == 1
+
+
+async def test_settings_that_a_server_does_not_take_end_a_command_with_what_it_says(tmp_path):
+    said = "a temperature value of 4.0 but the supported range is from 0 (inclusive) to 2.0001 (exclusive)"
+
+    async def behave(request, writer):
+        await (refusal(400, said) if request["temperature"] > 2 else storm())(request, writer)
+
+    async with HostileServer(otherwise=behave) as server:
+        code, _, stderr = await collect(tmp_path / "run", server, "--temperature", 4)
+        assert (code, f"HTTP 400 ({said})" in stderr) == (2, True)
+        code, _, stderr = await collect(tmp_path / "run", server, "--temperature", 2)
+        assert code == 0, stderr
+
+
 async def test_nothing_is_held_against_a_server_that_knew_no_key_or_no_credit_or_was_away(tmp_path):
     run = tmp_path / "run"
     behaviour = refusal(401)
@@ -130,9 +156,11 @@ async def test_nothing_is_held_against_a_server_that_knew_no_key_or_no_credit_or
         await behaviour(request, writer)
 
     async with HostileServer(otherwise=behave) as server:
-        for status in (401, 402):
-            behaviour = refusal(status)
-            assert (await collect(run, server))[0] == 2
+        # Not every server that has no credit left says 402.
+        for status in (401, 402, 400):
+            behaviour = refusal(status, "Your credit balance is too low.")
+            code, _, stderr = await collect(run, server)
+            assert (code, f"HTTP {status} (Your credit balance is too low.)" in stderr) == (2, True)
             assert not trajectories(run)
         behaviour = storm()
         code, stdout, _ = await collect(run, server)

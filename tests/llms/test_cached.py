@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armap.errors import BudgetError, ConfigError, LLMError
+from armap.errors import BudgetError, ConfigError, LLMError, UnavailableError
 from armap.llms.cached import CachedLLM
 from armap.llms.http import HTTPLLM
 from armap.protocols import LLM
@@ -222,12 +222,25 @@ async def test_what_a_failed_purchase_has_cost_is_counted_also_after_a_restart(t
             with pytest.raises(LLMError if ledger.spent == Usage() else BudgetError, match=r"unusable|max_cost_usd"):
                 await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)
             assert ledger.spent == usage
-            assert ledger.stored("key") == []
+            assert [entry.completions for entry in run.read("completions", LedgerEntry)] == [()]
 
 
-async def test_a_limit_that_unusable_replies_could_never_reach_is_refused(run):
+@pytest.mark.parametrize("limit", [{"max_tokens": 100}, {"max_cost_usd": 1}])
+async def test_unusable_replies_without_tokens_do_not_make_a_limit_one_that_cannot_hold(run, limit):
+    unusable = LLMError("all replies were unusable", usage=Usage(calls=2))
+    llm, ledger = HashLLM(), Ledger(run, Budget(**limit))
+    llm.failures = [unusable, unusable]
+    for _ in range(2):
+        with pytest.raises(LLMError, match="unusable"):
+            await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)
+    assert len(await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)) == 2
+    assert ledger.spent.calls == 5
+
+
+async def test_a_limit_that_usable_answers_could_never_reach_is_refused_also_where_the_rest_is_missing(run):
     llm, ledger = HashLLM(), Ledger(run, Budget(max_tokens=100))
-    llm.failures = [LLMError("all replies were unusable", usage=Usage(calls=2))]
+    first = Completion(text="first", usage=Usage(calls=1))
+    llm.failures = [LLMError("the rest was unusable", usage=Usage(calls=3, prompt_tokens=9), answers=[first])]
     with pytest.raises(ConfigError, match="does not say how many tokens it takes"):
         await CachedLLM(llm, ledger).generate(ASK, n=2, sampling=SAMPLING)
 
@@ -264,7 +277,7 @@ async def ask_for(path: Path, n: int, *, served: int, then=None, first_n: int = 
 
 
 @pytest.mark.parametrize("first_n", [0, 2])
-@pytest.mark.parametrize(("then", "error"), [(None, asyncio.CancelledError), (refusal(400), LLMError)])
+@pytest.mark.parametrize(("then", "error"), [(None, asyncio.CancelledError), (refusal(400), UnavailableError)])
 async def test_a_group_that_was_cut_off_goes_on_where_it_was_and_buys_nothing_twice(tmp_path, then, error, first_n):
     undisturbed = await ask_for(tmp_path / "undisturbed", 12, served=12, first_n=first_n)
     for served in (4 + first_n, 2):

@@ -3,8 +3,9 @@ import json
 import logging
 import pickle
 import random
+import re
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from importlib.metadata import version
@@ -50,6 +51,10 @@ async def asking(*script, otherwise=echo, **settings):
 
 async def texts(llm, *, n=1, sampling=SAMPLING, choices=None, messages=QUESTION):
     return [c.text for c in await llm.generate(messages, n=n, sampling=sampling, choices=choices)]
+
+
+def said_to(server):
+    return [request["messages"][0]["content"] for request in server.requests]
 
 
 def as_json(*actions):
@@ -113,6 +118,21 @@ async def test_what_a_server_does_not_take_is_left_out_from_then_on(fields, stat
     assert len(told) == 2 + len(fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "remark"),
+    [
+        (["max_tokens"], None),
+        (["seed", "top_p"], "m @ {} does not take seed and top_p: its answers were drawn with its own."),
+        (["temperature"], "m @ {} does not take temperature: its answers were drawn with its own, greedy ones too."),
+    ],
+)
+async def test_what_is_left_out_is_told(fields, remark):
+    async with asking(otherwise=refuses(*fields)) as (llm, server):
+        assert llm.remarks() == []
+        await texts(llm, sampling=SAMPLING.model_copy(update={"seed": 7}))
+        assert llm.remarks() == ([] if remark is None else [remark.format(server.base_url)])
+
+
 async def test_a_field_that_a_server_names_in_form_only_is_left_out_too():
     complaint = body({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}, status=422)
     async with asking(complaint) as (llm, server):
@@ -130,12 +150,26 @@ async def test_no_field_is_given_up_because_of_a_refusal_that_had_another_reason
     assert {"temperature", "seed", "top_p"} <= server.requests[-1].keys()
 
 
-@pytest.mark.parametrize("complaint", ["temperature must be between 0 and 0.4", "seed must be even", "max_tokens > 30"])
+VALUES = [
+    "temperature must be between 0 and 0.4",
+    "seed must be even",
+    "max_tokens > 30",
+    "temperature value of 4.0 but the supported range is from 0 (inclusive) to 2.0001 (exclusive).",
+    "temperature: values above 2 are not supported",
+    "Unsupported value: 'top_p' is lower than the minimum of 0.95.",
+]
+
+
+@pytest.mark.parametrize("complaint", VALUES)
 async def test_a_value_that_a_server_does_not_take_is_no_field_that_it_does_not_take(complaint):
     async with asking(otherwise=refusal(400, complaint)) as (llm, server):
-        with pytest.raises(LLMError, match="HTTP 400"):
-            await texts(llm, sampling=SamplingParams(seed=7))
-    assert len(server.requests) == 1
+        with pytest.raises(LLMError, match=rf"HTTP 400 \({re.escape(complaint)}\)") as caught:
+            await texts(llm, sampling=SAMPLING.model_copy(update={"seed": 7}))
+    # With these settings nothing can be asked.
+    assert caught.value.unavailable
+    assert said_to(server) == ["Where to?", "Hello"]
+    assert all({"temperature", "seed", "top_p", "max_tokens"} <= request.keys() for request in server.requests)
+    assert llm.remarks() == []
 
 
 async def test_n_stop_and_seed_are_sent_when_they_are_asked_for():
@@ -397,6 +431,7 @@ BAD_BODIES = [
     {"choices": [choice(3)]},
     {"choices": [choice("", finish_reason="length")]},
     {"choices": [choice("", finish_reason=None)]},
+    {"choices": [choice("go no", finish_reason="error", error={"message": "overloaded", "code": 502})]},
     {"error": {"message": "overloaded", "code": 429}},
 ]
 
@@ -407,7 +442,7 @@ async def test_a_reply_of_the_wrong_shape_is_tried_again_and_never_makes_it_into
         assert await texts(llm) == ["here"]
         with pytest.raises(LLMError, match="no usable answer in 2 attempts"):
             await texts(llm)
-    assert len(server.requests) == 4
+    assert said_to(server).count("Where to?") == 4
 
 
 async def test_a_body_that_is_not_what_its_encoding_says_is_tried_again():
@@ -458,12 +493,7 @@ async def test_a_server_that_answers_nobody_is_away(bad):
         with pytest.raises(LLMError) as away:
             await texts(llm)
     assert away.value.unavailable
-    assert server.requests[-1] == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Hello"}],
-        "temperature": 1.0,
-        "max_tokens": 1,
-    }
+    assert server.requests[-1] == server.requests[0] | {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 @pytest.mark.parametrize("bad", [refusal(500), refusal(503), hang_up, late(5, echo)])
@@ -481,22 +511,114 @@ async def test_a_question_that_a_server_cannot_answer_is_no_sign_that_it_is_away
     assert (alone.value.unavailable, bad_question.value.unavailable) == (False, False)
 
 
-async def test_a_server_that_refuses_to_say_so_little_is_there():
-    async def refuse_less(request, writer):
-        await refusal(400 if request["max_tokens"] < 16 else 500)(request, writer)
+async def test_whether_a_server_is_there_is_asked_as_the_question_was():
+    async with asking(otherwise=refusal(500), max_attempts=1) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 500"):
+            await texts(llm, n=2, choices=DIRECTIONS, sampling=SAMPLING.model_copy(update={"seed": 7}))
+    asked, hello = server.requests
+    offered = hello.pop("response_format")["json_schema"]["schema"]["properties"]["action"]["enum"]
+    del asked["response_format"], asked["n"]
+    # Whether it takes schemas, and not whether it takes this one.
+    assert offered == ["go north"]
+    assert hello == asked | {"messages": [{"role": "user", "content": "Hello"}]}
 
-    async with asking(otherwise=refuse_less) as (llm, _):
-        with pytest.raises(LLMError, match="HTTP 500") as caught:
+
+@pytest.mark.parametrize("status", [400, 403, 412, 422])
+async def test_a_server_that_refuses_hello_alike_refuses_everybody(status):
+    async with asking(answer("here"), otherwise=refusal(status, "Your credit balance is too low.")) as (llm, server):
+        # A credit may also end on the way.
+        await texts(llm)
+        for _ in range(2):
+            with pytest.raises(LLMError, match=rf"HTTP {status} \(Your credit balance is too low\.\)") as caught:
+                await texts(llm)
+            assert (caught.value.unavailable, caught.value.retryable) == (True, False)
+    assert said_to(server) == ["Where to?", *["Where to?", "Hello"] * 2]
+
+
+@pytest.mark.parametrize("passing", [refusal(429), refusal(503), hang_up])
+async def test_a_refusal_of_one_question_is_about_it_however_long_the_server_takes_to_say_hello(passing):
+    script = [refusal(400), passing, passing]
+    async with asking(*script, retry_after_cap_s=0.01) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 400") as caught:
             await texts(llm)
     assert not caught.value.unavailable
+    assert said_to(server) == ["Where to?", *["Hello"] * 3]
+    # What it took to find out is paid for.
+    assert caught.value.usage == Usage(calls=1, prompt_tokens=7, completion_tokens=2)
 
 
-async def test_a_rate_limit_is_never_about_one_question():
+async def test_hello_is_not_said_for_every_question_that_is_refused_but_again_once_somebody_was_answered():
+    async with asking(otherwise=moody(refusal(400))) as (llm, server):
+        for messages in (POISON, POISON, POISON, QUESTION, POISON):
+            with suppress(LLMError):
+                await texts(llm, messages=messages)
+    assert said_to(server) == ["poison", "Hello", "poison", "poison", "Where to?", "poison", "Hello"]
+
+
+async def test_the_key_is_to_be_checked_only_where_it_may_be_to_blame():
+    async with asking(otherwise=moody(refusal(403))) as (llm, _):
+        with pytest.raises(LLMError, match=r"HTTP 403 \(no\)\.$"):
+            await texts(llm, messages=POISON)
+    async with asking(otherwise=refusal(403)) as (llm, _):
+        with pytest.raises(LLMError, match=r"HTTP 403 \(no\); check the API key"):
+            await texts(llm)
+
+
+async def test_a_rate_limit_that_only_one_question_meets_to_the_last_is_about_it():
     async with asking(otherwise=moody(refusal(429)), max_attempts=3) as (llm, server):
         with pytest.raises(LLMError, match=r"in 3 attempts.*HTTP 429") as caught:
             await texts(llm, messages=POISON)
+    assert (caught.value.unavailable, caught.value.retryable) == (False, True)
+    assert said_to(server) == [*["poison"] * 3, "Hello"]
+
+
+async def test_a_rate_limit_that_everybody_meets_is_never_about_a_question():
+    async with asking(answer("here"), otherwise=refusal(429), max_attempts=3) as (llm, server):
+        await texts(llm)
+        with pytest.raises(LLMError, match=r"in 3 attempts.*HTTP 429") as caught:
+            await texts(llm)
     assert caught.value.unavailable
-    assert len(server.requests) == 3
+    assert said_to(server) == [*["Where to?"] * 4, "Hello"]
+
+
+async def test_a_rate_limit_until_later_than_anybody_waits_is_never_about_a_question():
+    """Of so many tokens a day, `Hello` may still get its few."""
+    limited = refusal(429, Retry_After="89")
+    async with asking(otherwise=moody(limited), max_attempts=3, retry_after_cap_s=0.01) as (llm, server):
+        with pytest.raises(LLMError, match="HTTP 429") as caught:
+            await texts(llm, messages=POISON)
+    assert caught.value.unavailable
+    assert said_to(server) == ["poison"] * 3
+
+
+TOO_LARGE = refusal(429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 36278.")
+
+
+async def test_a_request_that_is_larger_than_a_limit_is_not_waited_for():
+    async with asking(otherwise=moody(TOO_LARGE)) as (llm, server):
+        with pytest.raises(LLMError, match=r"will not on asking again: HTTP 429 \(Request too large") as caught:
+            await texts(llm, messages=POISON)
+    assert (caught.value.unavailable, caught.value.retryable) == (False, False)
+    assert said_to(server) == ["poison", "Hello"]
+
+
+async def test_settings_with_which_every_request_is_larger_than_a_limit_end_everything():
+    async with asking(otherwise=TOO_LARGE) as (llm, server):
+        with pytest.raises(LLMError, match="Request too large") as caught:
+            await texts(llm)
+    assert caught.value.unavailable
+    assert len(server.requests) == 2
+
+
+async def test_questions_that_meet_a_rate_limit_for_ever_have_an_end_once_nobody_else_is_under_way():
+    async with asking(otherwise=moody(refusal(429)), max_attempts=3) as (llm, server):
+        others = [texts(llm, messages=[Message(role="user", content=f"question {i}")]) for i in range(20)]
+        limited = [texts(llm, messages=POISON) for _ in range(4)]
+        outcomes = await asyncio.gather(*limited, *others, return_exceptions=True)
+    assert [isinstance(outcome, LLMError) for outcome in outcomes] == [True] * 4 + [False] * 20
+    assert not any(outcome.unavailable for outcome in outcomes[:4])
+    # That one of them has said Hello is no sign to the others that anybody gets through.
+    assert said_to(server).count("poison") <= 4 * 5
 
 
 async def test_a_rate_limit_is_waited_out_for_as_long_as_others_get_through():
@@ -511,8 +633,9 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_others_get_through():
         assert await texts(llm, messages=POISON) == ["here"]
 
 
-async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_short():
-    settings = {"otherwise": refusal(429), "max_attempts": 4, "backoff_s": 0.05, "retry_after_cap_s": 0.1}
+@pytest.mark.parametrize("limited", [refusal(429), refusal(429, Retry_After="0")])
+async def test_after_a_rate_limit_the_wait_is_longer_and_never_short(limited):
+    settings = {"otherwise": limited, "max_attempts": 4, "backoff_s": 0.05, "retry_after_cap_s": 0.1}
     async with asking(**settings) as (llm, _):
         started = time.monotonic()
         with pytest.raises(LLMError):
@@ -523,14 +646,17 @@ async def test_after_a_rate_limit_without_a_time_the_wait_is_longer_and_never_sh
 
 @pytest.mark.parametrize(
     ("code", "requests", "unavailable"),
-    [(402, 1, True), (401, 1, True), (400, 1, False), (429, 2, True), (502, 3, True)],
+    [(402, 1, True), (401, 1, True), (400, 2, True), (429, 3, True), (502, 3, True)],
 )
-async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable):
-    refused = body({"error": {"message": "because", "code": code}})
+@pytest.mark.parametrize("beside", [{}, {"choices": []}, {"choices": None}], ids=str)
+@pytest.mark.parametrize("form", [int, str])
+async def test_a_refusal_that_comes_as_a_success_is_the_refusal_that_it_says(code, requests, unavailable, form, beside):
+    refused = body({"error": {"message": "because", "code": form(code)}, **beside})
     async with asking(otherwise=refused, max_attempts=2) as (llm, server):
         with pytest.raises(LLMError, match=rf"HTTP {code} \(because\)") as caught:
             await texts(llm)
     assert (caught.value.status, caught.value.unavailable) == (code, unavailable)
+    assert caught.value.usage == Usage()
     assert len(server.requests) == requests
 
 
@@ -564,6 +690,25 @@ async def test_an_answer_that_is_too_long_is_paid_for_twice_and_not_for_ever():
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("cut", ["I think that I should first", [{"type": "text", "text": "Let me see"}]], ids=str)
+async def test_words_that_are_cut_short_and_no_choice_are_drawn_again_like_any_that_are_none(cut):
+    chatty = answer(cut, finish_reason="length")
+    async with asking(*[chatty] * 3, answer("go south"), otherwise=chatty) as (llm, server):
+        assert await texts(llm, choices=DIRECTIONS) == ["go south"]
+        with pytest.raises(LLMError, match=r"in 4 attempts.* more --reply-tokens; .* collect with --free"):
+            await texts(llm, choices=DIRECTIONS)
+    assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize("cut", ["<think>\nNorth or", [{"type": "thinking", "thinking": []}], "", []], ids=str)
+async def test_a_thought_that_is_cut_short_is_paid_for_twice_wherever_it_stands(cut):
+    async with asking(otherwise=answer(cut, finish_reason="length")) as (llm, server):
+        with pytest.raises(LLMError, match=r"in 2 attempts.* more --reply-tokens") as caught:
+            await texts(llm, choices=DIRECTIONS)
+    assert "--free" not in str(caught.value)
+    assert len(server.requests) == 2
+
+
 async def test_an_answer_that_is_too_long_is_asked_for_again_where_others_are_short_enough():
     too_long = answer(None, finish_reason="length")
     async with asking(answer("a"), *[too_long] * 3, answer("b")) as (llm, _):
@@ -579,8 +724,9 @@ async def test_a_lasting_refusal_is_an_error_at_once(status):
         with pytest.raises(LLMError, match=rf"HTTP {status} \(because\)") as caught:
             await texts(llm)
     assert (caught.value.retryable, caught.value.status) == (False, status)
-    assert caught.value.unavailable == (status not in (400, 403, 413, 422))
-    assert len(server.requests) == 1
+    about_it = status in (400, 403, 413, 422)
+    assert caught.value.unavailable != about_it
+    assert said_to(server) == ["Where to?", *["Hello"] * about_it]
 
 
 @pytest.mark.parametrize(
@@ -691,7 +837,7 @@ async def test_an_endless_reply_is_cut_off_and_not_asked_for_again():
     async with asking(otherwise=endless_body()) as (llm, server):
         with pytest.raises(LLMError, match="a reply of more than 16,777,216 bytes"):
             await texts(llm)
-    assert len(server.requests) == 1
+    assert said_to(server) == ["Where to?", "Hello"]
 
 
 async def test_an_endless_error_page_is_still_the_error_it_is():

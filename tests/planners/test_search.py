@@ -5,7 +5,7 @@ import pytest
 
 from armap.envs import toy
 from armap.envs.toy import Toy
-from armap.errors import ConfigError, EnvError
+from armap.errors import ConfigError, EnvError, LLMError
 from armap.planners.beam import Beam
 from armap.planners.best_of_n import BestOfN
 from armap.planners.greedy import Greedy
@@ -87,6 +87,27 @@ async def test_a_limit_on_what_nobody_counts_is_refused(planner, limits):
     budget = SearchBudget(**limits)
     with pytest.raises(ConfigError, match="limit its calls instead"):
         await search(planner.model_copy(update={"budget": budget}), TASK, policy=Silent())
+
+
+class Unlucky(CountingPolicy):
+    """At first, gets a reply that is no answer, and whose tokens nobody counts."""
+
+    async def propose(self, history, *, n, rng, greedy=False, reflections=()):
+        first = not self.asked
+        actions = await super().propose(history, n=n, rng=rng, greedy=greedy, reflections=reflections)
+        if first:
+            self.usage = Usage(calls=1)
+            raise LLMError("the reply was unusable")
+        return actions
+
+
+@every_planner
+@pytest.mark.parametrize("limits", [{"max_tokens": 60}, {"max_cost_usd": 0.1}])
+async def test_a_reply_that_is_no_answer_may_lack_its_count(planner, limits):
+    budget = SearchBudget(**limits)
+    policy = Unlucky(PricedLLM())
+    result = await search(planner.model_copy(update={"budget": budget}), TASK, policy=policy)
+    assert "the reply was unusable" in result.model_dump_json()
 
 
 @every_planner

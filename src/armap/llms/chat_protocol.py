@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from armap.replies import decoded, member
 from armap.thoughts import without_thought
@@ -13,9 +13,20 @@ from armap.types import Message, SamplingParams
 
 COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
 """What a server says that refuses to give several answers at a time."""
+TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+"""What a server says beside a rate limit that one request alone goes beyond, however long it waits.
+
+Source: OpenAI's `Request too large for gpt-4o ... on tokens per min (TPM): Limit 30000, Requested 36278`.
+"""
 _UNSUPPORTED = re.compile(
     r"support|unknown|unrecognized|unexpected|deprecated|not permitted|not allowed|cannot both|only one", re.IGNORECASE
 )
+_OTHER_VALUES = re.compile(
+    r"\b(range|between|max|maximum|min|minimum|most|least|less|lower|smaller|greater|larger|higher|above|below|exceeds?|"
+    r"bounds?)\b",
+    re.IGNORECASE,
+)
+"""What a server says that takes the field, but with another value."""
 _DISPENSABLE = ("top_p", "seed", "temperature")
 """Fields that can do without, the first of those that a server does not take together first."""
 _MAX_COMPLETION_TOKENS = "max_completion_tokens"
@@ -60,6 +71,16 @@ class Question:
             fields["stop"] = self.sampling.stop
         return json.dumps({name: value for name, value in fields.items() if name not in refused}).encode()
 
+    def hello(self) -> Question:
+        """Return what any model has an answer to, asked for as this is."""
+        return replace(
+            self,
+            messages=[Message(role="user", content="Hello")],
+            n=1,
+            # Whether a server takes schemas is a matter of the settings, and how long a schema it takes is not.
+            choices=self.choices and self.choices[:1],
+        )
+
     @property
     def max_tokens(self) -> int:
         """The longest answer that is asked for."""
@@ -72,9 +93,10 @@ class Question:
         return [answer for answer in map(self._answer, choices) if answer is not None]
 
     def _answer(self, choice: object) -> str | None:
-        text = _text(member(member(choice, "message"), "content"))
+        text = _text(choice)
+        reason = member(choice, "finish_reason")
         # An empty text is an answer only if the model chose to stop there.
-        if text is None or not (text or member(choice, "finish_reason") == "stop"):
+        if text is None or reason == "error" or not (text or reason == "stop"):
             return None
         if self.choices is not None:
             return _chosen(text, self.choices)
@@ -104,7 +126,7 @@ def refused_field(complaint: str, sent: bytes) -> str | None:
     fields = decoded(sent)
     if "max_tokens" in complaint and _MAX_COMPLETION_TOKENS in complaint:
         return "max_tokens" if member(fields, "max_tokens") is not None else None
-    if not _UNSUPPORTED.search(complaint):
+    if not _UNSUPPORTED.search(complaint) or _OTHER_VALUES.search(complaint):
         return None
     named = (name for name in _DISPENSABLE if re.search(rf"\b{name}\b", complaint))
     return next((name for name in named if member(fields, name) is not None), None)
@@ -112,10 +134,8 @@ def refused_field(complaint: str, sent: bytes) -> str | None:
 
 def status_within(reply: object) -> int | None:
     """Return the HTTP status of a refusal that came as a success, as OpenRouter's do, or None if it is no refusal."""
-    code = member(member(reply, "error"), "code")
-    if member(reply, "choices") is not None or not isinstance(code, int) or not 300 <= code < 600:
-        return None
-    return code
+    code = str(member(member(reply, "error"), "code"))
+    return int(code) if re.fullmatch("[345][0-9]{2}", code) and not member(reply, "choices") else None
 
 
 def counted(value: object, key: str) -> int:
@@ -124,8 +144,14 @@ def counted(value: object, key: str) -> int:
     return count if isinstance(count, int) and 0 <= count < 2**53 else 0
 
 
-def _text(content: object) -> str | None:
-    """Return what a message says; a model that reasons may give its thoughts as parts of another type."""
+def is_thought(choice: object) -> bool:
+    """Return whether a choice says nothing but what the model thought, if anything."""
+    return not without_thought(_text(choice) or "")
+
+
+def _text(choice: object) -> str | None:
+    """Return what a choice says; a model that reasons may give its thoughts as parts of another type."""
+    content = member(member(choice, "message"), "content")
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
     said = [member(part, "text") for part in content if member(part, "type") == "text"]

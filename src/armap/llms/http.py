@@ -13,15 +13,23 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from itertools import takewhile
 from random import uniform
-from typing import NamedTuple, Self
+from typing import Self
 
 import httpx
 
 from armap.connections import Limits, Reply, connections_to, reachable
 from armap.errors import ConfigError, LLMError
-from armap.llms.chat_protocol import COMPLAINT_ABOUT_N, Question, counted, refused_field, status_within
+from armap.llms.bought import Answers, Bought
+from armap.llms.chat_protocol import (
+    COMPLAINT_ABOUT_N,
+    TOO_LARGE,
+    Question,
+    counted,
+    is_thought,
+    refused_field,
+    status_within,
+)
 from armap.replies import decoded, member, retry_after_s, server_message
 from armap.together import together
 from armap.types import Completion, Message, SamplingParams, Usage
@@ -32,15 +40,15 @@ MAX_ERROR_BYTES = 64 * 2**10
 """What is read of an error page."""
 EXCERPT_CHARS = 200
 """What is quoted of a server's words."""
-_MOST_CUT_REPLIES = 2
-"""How often a reply is paid for that is too long to be usable, where no answer was short enough."""
-RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
-"""Besides every 5xx: timeout, conflict, too early, too many requests."""
+_MOST_THOUGHTS = 2
+"""How often a reply is paid for that was cut short before it said anything, where no answer was short enough."""
+RETRYABLE_STATUSES = frozenset({408, 409, 425})
+"""Besides every 5xx, and too many requests: timeout, conflict, too early."""
 UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
-"""Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked;
-403 may be about one prompt alone."""
+"""Besides every 3xx: the key, the address or the model's name is wrong, or the credit is used up, whatever is asked.
+Any other may be about one prompt alone."""
 _TOO_MANY_REQUESTS = 429
-"""Never about one prompt."""
+"""About one prompt only where it is too large for the limit, be it that it says so or never gets through."""
 _MOST_DOUBLINGS = 99
 """A rate limit may go on for long, and floating-point numbers end."""
 
@@ -58,12 +66,14 @@ _ADVICE = {
 class HTTPLLM:
     """Asks an OpenAI-compatible server, patiently: what may succeed later is tried again, the rest is an error.
 
-    Where all attempts are in vain and nobody else is answered meanwhile, something tiny is asked: if that brings an
-    answer, the error is about the question, and otherwise the server is away. A rate limit is waited out for as long as
-    others get through, and is never about the question.
+    Where a question is refused, or all attempts are in vain and nobody else is answered meanwhile, `Hello` is asked in
+    its place: if that brings an answer, the error is about the question, and otherwise about the server, which is away,
+    has no credit left, or does not take the settings. A rate limit is waited out for as long as others get through,
+    and counts as such an error only once nobody does, all attempts long, with waits as long as the server asks for.
 
-    Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, and answers are
-    drawn as it pleases; where it says that it wants `max_completion_tokens`, that is sent for `max_tokens`.
+    Of `temperature`, `top_p` and `seed`, what a server says it does not take is left out from then on, answers are
+    drawn as it pleases, and `remarks` says so; where it says that it wants `max_completion_tokens`, that is sent for
+    `max_tokens`. Where it takes the field with another value, its refusal is an error.
 
     A call's `Usage` counts the requests that were answered, with the tokens the server reports for them, including
     answers that could not be used. Its name is the model's alone, since a server may move. Use one instance per
@@ -76,8 +86,8 @@ class HTTPLLM:
         concurrency: most requests on their way at once.
         timeout_s: longest time one attempt may take, from the request to the last byte of the reply.
         max_attempts: how often one request is sent before it counts as failed.
-        backoff_s: longest wait after the first failed attempt, four times that after a rate limit that names no time;
-            it doubles with each further one.
+        backoff_s: longest wait after the first failed attempt, four times that after a rate limit; it doubles with each
+            further one.
         retry_after_cap_s: longest wait between two attempts, even if the server's Retry-After asks for more; twice that
             after a rate limit.
         price_usd_per_million: price of a million prompt tokens and of a million completion tokens; cached prompt
@@ -113,10 +123,13 @@ class HTTPLLM:
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
         self._retry_after_cap_s = retry_after_cap_s
+        self._rate_limit_cap_s = 2 * retry_after_cap_s
         self._price_usd_per_million = price_usd_per_million
         self._server_takes_n = True
         self._refused: frozenset[str] = frozenset()
         self._replies = 0
+        # How many there were when `Hello` was answered last: without more, no more of a credit is used up.
+        self._replies_at_hello = -1
 
     @classmethod
     def from_environment(
@@ -168,7 +181,7 @@ class HTTPLLM:
             CancelledError: an LLMError that says so is its cause.
         """
         question = Question(self.name, messages, n, sampling, choices)
-        bought = _Bought()
+        bought = Bought()
         try:
             await self._buy(question, bought)
         except LLMError as error:
@@ -181,11 +194,18 @@ class HTTPLLM:
         usage = bought.usage
         return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
 
+    def remarks(self) -> list[str]:
+        """Return a sentence if answers were drawn otherwise than was asked for."""
+        left_out = sorted(self._refused - {"max_tokens"})
+        greedy = ", greedy ones too" if "temperature" in left_out else ""
+        said = f"{self._at} does not take {' and '.join(left_out)}: its answers were drawn with its own{greedy}."
+        return [said] if left_out else []
+
     async def close(self) -> None:
         """Close the connections; the model cannot be asked again."""
         await self._connections.close()
 
-    async def _buy(self, question: Question, bought: _Bought) -> None:
+    async def _buy(self, question: Question, bought: Bought) -> None:
         """Ask for all answers at once, and one by one for those that are missing then."""
         n = question.n
         if n > 1 and self._server_takes_n:
@@ -205,10 +225,10 @@ class HTTPLLM:
         if n > 1 and joint.num_choices <= 1:
             self._server_takes_n = False
 
-    async def _ask(self, question: Question, bought: _Bought, *, n: int = 1, index: int = 0) -> _Answers:
+    async def _ask(self, question: Question, bought: Bought, *, n: int = 1, index: int = 0) -> Answers:
         """Send one request for `n` answers, until at least one is usable; a refused `n` gives an empty reply."""
-        failures = rate_limits = bad_replies = cut_replies = 0
-        # Rate limits since anybody was answered.
+        failures = rate_limits = bad_replies = thoughts = 0
+        # Rate limits since anybody was answered: others come to an end, so this one is alone at last.
         unheard, replies_before = 0, self._replies
         refused: frozenset[str] = frozenset()
         while True:
@@ -217,13 +237,14 @@ class HTTPLLM:
             body = question.body(n, seed_offset=index + bad_replies * question.n, refused=refused)
             try:
                 content, reply = await self._post(body)
+                self._replies += 1
                 # Remembered only now: had it been refused all the same, the fields would not have been to blame.
                 self._refused |= refused
                 usage = self._usage(reply)
                 choices = member(reply, "choices")
                 choices = choices[:n] if isinstance(choices, list) else []
                 if answers := question.answers(choices):
-                    return _Answers(answers, len(choices), usage)
+                    return Answers(answers, len(choices), usage)
                 bought.unusable += usage
                 bad_replies += 1
                 raise self._unusable(content, choices, question)
@@ -232,34 +253,46 @@ class HTTPLLM:
                     refused |= {field}
                     continue
                 if n > 1 and COMPLAINT_ABOUT_N.search(error.complaint):
-                    return _Answers([], 0, Usage())
+                    return Answers([], 0, Usage())
                 others_heard, replies_before = self._replies != replies_before, self._replies
-                limited = error.status == _TOO_MANY_REQUESTS
+                limited = error.retryable and error.status == _TOO_MANY_REQUESTS
                 failures += not limited
                 rate_limits += limited
                 unheard = limited + (0 if others_heard else unheard)
-                cut_replies += error.cut
-                # Where other answers are short enough, this one may be too.
-                too_long = error.cut and cut_replies >= _MOST_CUT_REPLIES and not bought.replies
+                thoughts += error.thinking
+                # Where other thoughts are short enough, this one may be too.
+                too_long = error.thinking and thoughts >= _MOST_THOUGHTS and not bought.replies
                 if not error.retryable or too_long or self._max_attempts in (failures, unheard):
-                    if limited:
-                        error.unavailable = True
-                    elif error.retryable and not (error.unavailable or others_heard):
-                        error.unavailable = not await self._is_there(bought)
+                    # What others are answered says nothing of a limit, nor of a credit.
+                    served = error.retryable and others_heard and not limited
+                    if not (error.unavailable or served):
+                        error.unavailable = not await self._says_hello(question, error, refused, bought)
                     raise self._failure(error, failures + rate_limits) from None
                 wait_s = self._wait_s(error, failures, rate_limits)
             await asyncio.sleep(wait_s)
 
-    async def _is_there(self, bought: _Bought) -> bool:
-        """Say whether the server answers something tiny, be it that it refuses to."""
-        hello = Message(role="user", content="Hello")
-        question = Question(self.name, [hello], 1, SamplingParams(max_tokens=1), None)
-        try:
-            _, reply = await self._post(question.body(1, seed_offset=0, refused=self._refused))
-        except _AttemptError as error:
-            return not (error.retryable or error.unavailable)
-        bought.unusable += self._usage(reply)
-        return True
+    async def _says_hello(
+        self, question: Question, error: _AttemptError, refused: frozenset[str], bought: Bought
+    ) -> bool:
+        """Say whether the server answers something else that is asked as the question was, so that only that is bad."""
+        if not error.retryable and self._replies == self._replies_at_hello:
+            return True
+        body = question.hello().body(1, seed_offset=0, refused=refused)
+        wait_s, replies = 0.0, self._replies
+        # Whoever came here by many attempts has waited already, and whoever was refused at once has not.
+        for attempt in range(1, 2 if error.retryable else self._max_attempts + 1):
+            await asyncio.sleep(wait_s)
+            try:
+                _, reply = await self._post(body)
+            except _AttemptError as passing:
+                if not passing.retryable:
+                    return False
+                wait_s = self._wait_s(passing, 0, attempt)
+            else:
+                self._replies_at_hello = replies
+                bought.unusable += self._usage(reply)
+                return True
+        return False
 
     async def _post(self, body: bytes) -> tuple[bytes, object]:
         """Make one attempt and return the body of a successful reply, and what it says."""
@@ -278,7 +311,6 @@ class HTTPLLM:
         said = decoded(reply.content)
         if status := status_within(said):
             raise self._refusal(reply._replace(status=status))
-        self._replies += 1
         return reply.content, said
 
     def _failure(self, error: _AttemptError, attempts: int) -> LLMError:
@@ -286,7 +318,7 @@ class HTTPLLM:
             message = f"{self._at} gave no usable answer in {attempts} attempts; the last one brought {error}."
         else:
             status = error.status or 0
-            advice = _ADVICE.get(300 if status // 100 == 3 else status, "")
+            advice = _ADVICE.get(300 if status // 100 == 3 else status, "") if error.unavailable else ""
             message = f"{self._at} gave no usable answer and will not on asking again: {error}{advice}."
         return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
 
@@ -298,20 +330,24 @@ class HTTPLLM:
             said += f", cut short by max_tokens={question.max_tokens}"
             quoted += "; a model that thinks first needs more of them, so collect with more --reply-tokens"
         # What is on offer is sent as a schema, which not every server heeds; who was still thinking did not come to it.
-        thinking = cut and not any(member(member(choice, "message"), "content") for choice in choices)
+        thinking = cut and all(map(is_thought, choices))
         if question.choices and not thinking:
             quoted += "; if the server knows no structured output, collect with --free"
-        return _AttemptError(said + quoted, cut=cut)
+        return _AttemptError(said + quoted, thinking=thinking)
 
     def _refusal(self, reply: Reply) -> _AttemptError:
         status = reply.status
         text = reply.content.decode(errors="replace")
+        limited = status == _TOO_MANY_REQUESTS and not TOO_LARGE.search(text)
+        asked_s = retry_after_s(reply.headers.get("retry-after", "")) or 0.0
+        # A limit until later than anybody waits here is not waited out, so that nobody knows whom it lets through then.
+        lasting = limited and asked_s > self._rate_limit_cap_s
         return _AttemptError(
             f"HTTP {status}{self._quoted(server_message(reply.content) or text)}",
-            retryable=status in RETRYABLE_STATUSES or status >= 500,
+            retryable=limited or status in RETRYABLE_STATUSES or status >= 500,
             status=status,
-            unavailable=status in UNAVAILABLE_STATUSES or status < 400,
-            retry_after_s=retry_after_s(reply.headers.get("retry-after", "")),
+            unavailable=status in UNAVAILABLE_STATUSES or status < 400 or lasting,
+            retry_after_s=asked_s,
             complaint=text if status in (400, 422) else "",
         )
 
@@ -320,15 +356,16 @@ class HTTPLLM:
 
         Source: full and equal jitter, Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
-        cap_s, asked_s = self._retry_after_cap_s, error.retry_after_s
         if error.status == _TOO_MANY_REQUESTS:
-            cap_s *= 2
-            if asked_s is None:
-                # Most limits are per minute; whoever comes back early may count against them again.
-                longest_s = min(4 * self._backoff_s * 2 ** min(rate_limits - 1, _MOST_DOUBLINGS), cap_s)
-                return uniform(longest_s / 2, longest_s)
-        longest_s = min(self._backoff_s * 2 ** min(failures + rate_limits - 1, _MOST_DOUBLINGS), cap_s)
-        return max(uniform(0, longest_s), min(asked_s or 0.0, cap_s))
+            # Most limits are per minute; whoever comes back early may count against them again.
+            cap_s = self._rate_limit_cap_s
+            longest_s = min(4 * self._backoff_s * 2 ** min(rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+            shortest_s = longest_s / 2
+        else:
+            cap_s = self._retry_after_cap_s
+            longest_s = min(self._backoff_s * 2 ** min(failures + rate_limits - 1, _MOST_DOUBLINGS), cap_s)
+            shortest_s = 0.0
+        return max(uniform(shortest_s, longest_s), min(error.retry_after_s, cap_s))
 
     def _usage(self, reply: object) -> Usage:
         counts = member(reply, "usage")
@@ -351,51 +388,6 @@ class HTTPLLM:
         return f" ({text[:EXCERPT_CHARS]})" if text else ""
 
 
-class _Answers(NamedTuple):
-    """The usable answers of one request, out of how many the server gave, and what was spent on them."""
-
-    answers: list[str]
-    num_choices: int
-    usage: Usage
-
-
-class _Bought:
-    """What one call of `generate` has bought until now.
-
-    Attributes:
-        joint: what came of asking for all answers at once.
-        separate: what came of asking for one answer each; None where it is still to come.
-        unusable: what was spent on replies without a usable answer.
-    """
-
-    def __init__(self) -> None:
-        self.joint = _Answers([], 0, Usage())
-        self.separate: list[_Answers | None] = []
-        self.unusable = Usage()
-
-    @property
-    def replies(self) -> list[_Answers]:
-        """The replies with usable answers, in their order."""
-        return [reply for reply in (self.joint, *self.separate) if reply and reply.answers]
-
-    @property
-    def usage(self) -> Usage:
-        """What all of it has cost."""
-        return sum((reply.usage for reply in self.replies), self.unusable)
-
-    @property
-    def beginning(self) -> tuple[Completion, ...]:
-        """The first answers without a gap, each with its cost; none where several came together.
-
-        Whoever asks for the rest with the next seed gets what would have come: together, they have seeds of their own.
-        """
-        if self.joint.num_choices > 1:
-            return ()
-        there = takewhile(lambda reply: reply is not None, self.separate)
-        one_each = [reply for reply in (self.joint, *there) if reply and reply.answers]
-        return tuple(Completion(text=reply.answers[0], usage=reply.usage) for reply in one_each)
-
-
 class _AttemptError(Exception):
     """An attempt brought no usable answer; never leaves this module."""
 
@@ -406,9 +398,9 @@ class _AttemptError(Exception):
         retryable: bool = True,
         status: int | None = None,
         unavailable: bool = False,
-        retry_after_s: float | None = None,
+        retry_after_s: float = 0.0,
         complaint: str = "",
-        cut: bool = False,
+        thinking: bool = False,
     ) -> None:
         super().__init__(what)
         self.retryable = retryable
@@ -416,7 +408,7 @@ class _AttemptError(Exception):
         self.unavailable = unavailable
         self.retry_after_s = retry_after_s
         self.complaint = complaint
-        self.cut = cut
+        self.thinking = thinking
 
 
 def _checked_url(base_url: str) -> httpx.URL:

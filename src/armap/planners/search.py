@@ -13,7 +13,18 @@ from armap.planners.rollouts import FailedRollout, as_trajectory, rollouts
 from armap.protocols import Policy, RewardModel, World
 from armap.seeds import rng_for
 from armap.together import together
-from armap.types import Candidate, Failure, History, SearchBudget, SearchResult, SearchTree, Task, Trajectory
+from armap.types import (
+    Action,
+    Candidate,
+    Failure,
+    History,
+    SearchBudget,
+    SearchResult,
+    SearchTree,
+    Task,
+    Trajectory,
+    Usage,
+)
 
 _AT_ONCE = 8
 """Rollouts under way at a time where a budget may end them: with more of them, none might come to its end."""
@@ -29,7 +40,8 @@ class Search:
         planner: name of the planner, for the record.
         task: the problem.
         world: where it is tried.
-        policy: who acts; used for this search only, so that what it spends is what the search spends.
+        policy: who acts; used for this search only, so that what it spends is what the search spends. Where tokens or
+            money are limited, a proposal raises ConfigError if it is not known how many tokens it took.
         reward_model: who scores.
         rng: decides every draw.
         budget: what may be spent.
@@ -53,7 +65,8 @@ class Search:
     ) -> None:
         self.task = task
         self.world = world
-        self.policy = policy
+        goes_by_tokens = budget.max_tokens is not None or budget.max_cost_usd is not None
+        self.policy = _Counted(policy) if goes_by_tokens else policy
         self.seed = rng.getrandbits(48)
         self.candidates: list[Candidate] = []
         self.setbacks: list[Failure] = []
@@ -72,19 +85,10 @@ class Search:
         return any(candidate.score is not None for candidate in self.candidates)
 
     def spent(self) -> bool:
-        """Say whether the budget allows no further request to the policy.
-
-        Raises:
-            ConfigError: tokens or money are limited, and it is not known how many tokens the policy takes.
-        """
+        """Say whether the budget allows no further request to the policy."""
         if not self._is_limited:
             return False
         budget, used = self._budget, self.policy.usage
-        if used.calls and not used.tokens and (budget.max_tokens is not None or budget.max_cost_usd is not None):
-            raise ConfigError(
-                "Nobody says how many tokens the policy takes, so a limit on the tokens or the money of a task could "
-                "never stop it; limit its calls instead."
-            )
         # A request that is under way, or failed, is one that was made.
         return any(
             limit is not None and amount >= limit
@@ -229,3 +233,29 @@ class Search:
             setbacks=tuple(self.setbacks),
             failure=None if answer is not None else next(reasons),
         )
+
+
+class _Counted:
+    """A policy that must count the tokens of what it proposes."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @property
+    def usage(self) -> Usage:
+        return self._policy.usage
+
+    async def propose(
+        self, history: History, *, n: int, rng: Random, greedy: bool = False, reflections: Sequence[str] = ()
+    ) -> list[Action]:
+        actions = await self._policy.propose(history, n=n, rng=rng, greedy=greedy, reflections=reflections)
+        # Looked at only where something was proposed: a reply that is no answer may lack its count as well.
+        if self.usage.calls and not self.usage.tokens:
+            raise ConfigError(
+                "Nobody says how many tokens the policy takes, so a limit on the tokens or the money of a task could "
+                "never stop it; limit its calls instead."
+            )
+        return actions
+
+    async def reflect(self, trajectory: Trajectory, *, rng: Random, reflections: Sequence[str] = ()) -> str:
+        return await self._policy.reflect(trajectory, rng=rng, reflections=reflections)
