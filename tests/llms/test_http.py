@@ -315,6 +315,15 @@ async def test_a_bad_reply_is_not_asked_for_again_with_the_same_seed():
     assert len({request["seed"] for request in server.requests}) == 3
 
 
+async def test_the_seed_behind_a_bad_reply_does_not_depend_on_how_many_answers_are_still_to_come():
+    seeds = set()
+    for n in (1, 2, 5):
+        async with asking(answer(None)) as (llm, server):
+            await texts(llm, n=n, sampling=SamplingParams(seed=10))
+        seeds.add(server.requests[1]["seed"])
+    assert len(seeds) == 1
+
+
 async def test_a_busy_server_is_asked_again_with_the_same_seed():
     async with asking(refusal(503), hang_up) as (llm, server):
         await texts(llm, sampling=SamplingParams(seed=10))
@@ -705,8 +714,17 @@ async def test_a_thought_that_is_cut_short_is_paid_for_twice_wherever_it_stands(
     async with asking(otherwise=answer(cut, finish_reason="length")) as (llm, server):
         with pytest.raises(LLMError, match=r"in 2 attempts.* more --reply-tokens") as caught:
             await texts(llm, choices=DIRECTIONS)
+    assert caught.value.cut
     assert "--free" not in str(caught.value)
     assert len(server.requests) == 2
+
+
+async def test_an_answer_says_whether_it_was_cut_short_and_was_not_where_it_is_wanted_no_further():
+    said = answer("I go. Then", finish_reason="length")
+    async with asking(said, answer("I go. Then"), said) as (llm, _):
+        asked = (SAMPLING, SAMPLING, SamplingParams(stop=(".",)))
+        answers = [one for sampling in asked for one in await llm.generate(QUESTION, n=1, sampling=sampling)]
+    assert [one.cut for one in answers] == [True, False, False]
 
 
 async def test_an_answer_that_is_too_long_is_asked_for_again_where_others_are_short_enough():

@@ -11,7 +11,8 @@ from armap.types import Completion, Usage
 class Answers(NamedTuple):
     """The usable answers of one request, out of how many the server gave, and what was spent on them."""
 
-    answers: list[str]
+    answers: list[Completion]
+    """Without what they cost."""
     num_choices: int
     usage: Usage
 
@@ -50,4 +51,4 @@ class Bought:
             return ()
         there = takewhile(lambda reply: reply is not None, self.separate)
         one_each = [reply for reply in (self.joint, *there) if reply and reply.answers]
-        return tuple(Completion(text=reply.answers[0], usage=reply.usage) for reply in one_each)
+        return tuple(reply.answers[0].model_copy(update={"usage": reply.usage}) for reply in one_each)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from armap.replies import decoded, member
 from armap.thoughts import without_thought
-from armap.types import Message, SamplingParams
+from armap.types import Completion, Message, SamplingParams
 
 COMPLAINT_ABOUT_N = re.compile(r"(?<![\w\\])n(?!\w)|completion choice", re.IGNORECASE)
 """What a server says that refuses to give several answers at a time."""
@@ -88,21 +88,23 @@ class Question:
         longest = max((len(json.dumps({"action": choice})) for choice in self.choices or ()), default=0)
         return max(self.sampling.max_tokens, longest)
 
-    def answers(self, choices: Iterable[object]) -> list[str]:
-        """Return the usable answers among a reply's `choices`."""
+    def answers(self, choices: Iterable[object]) -> list[Completion]:
+        """Return the usable answers among a reply's `choices`, without what they cost."""
         return [answer for answer in map(self._answer, choices) if answer is not None]
 
-    def _answer(self, choice: object) -> str | None:
+    def _answer(self, choice: object) -> Completion | None:
         text = _text(choice)
         reason = member(choice, "finish_reason")
         # An empty text is an answer only if the model chose to stop there.
         if text is None or reason == "error" or not (text or reason == "stop"):
             return None
         if self.choices is not None:
-            return _chosen(text, self.choices)
+            chosen = _chosen(text, self.choices)
+            return None if chosen is None else Completion(text=chosen)
+        whole = text
         for stop in self.sampling.stop:
             text = text.partition(stop)[0]
-        return _UNSTORABLE.sub("\ufffd", text)
+        return Completion(text=_UNSTORABLE.sub("\ufffd", text), cut=reason == "length" and text == whole)
 
 
 def _one_of(choices: Sequence[str]) -> dict[str, object]:

@@ -49,6 +49,9 @@ UNAVAILABLE_STATUSES = frozenset({401, 402, 404, 405})
 Any other may be about one prompt alone."""
 _TOO_MANY_REQUESTS = 429
 """About one prompt only where it is too large for the limit, be it that it says so or never gets through."""
+_FRESH = 100_003
+"""How far a fresh seed is from one that brought a bad reply: further than there are answers to a question, and as far
+for one that is gone on with as for a whole one."""
 _MOST_DOUBLINGS = 99
 """A rate limit may go on for long, and floating-point numbers end."""
 
@@ -190,9 +193,8 @@ class HTTPLLM:
         except asyncio.CancelledError:
             cause = LLMError(f"{self._at} was not waited for.", usage=bought.usage, answers=bought.beginning)
             raise asyncio.CancelledError from cause
-        answers = [answer for reply in bought.replies for answer in reply.answers]
-        usage = bought.usage
-        return [Completion(text=answer, usage=Usage() if index else usage) for index, answer in enumerate(answers)]
+        first, *others = (answer for reply in bought.replies for answer in reply.answers)
+        return [first.model_copy(update={"usage": bought.usage}), *others]
 
     def remarks(self) -> list[str]:
         """Return a sentence if answers were drawn otherwise than was asked for."""
@@ -234,7 +236,7 @@ class HTTPLLM:
         while True:
             refused |= self._refused
             # A server that honours the seed would repeat a bad reply for ever, so each moves on to a fresh seed.
-            body = question.body(n, seed_offset=index + bad_replies * question.n, refused=refused)
+            body = question.body(n, seed_offset=index + bad_replies * _FRESH, refused=refused)
             try:
                 content, reply = await self._post(body)
                 self._replies += 1
@@ -320,7 +322,13 @@ class HTTPLLM:
             status = error.status or 0
             advice = _ADVICE.get(300 if status // 100 == 3 else status, "") if error.unavailable else ""
             message = f"{self._at} gave no usable answer and will not on asking again: {error}{advice}."
-        return LLMError(message, retryable=error.retryable, status=error.status, unavailable=error.unavailable)
+        return LLMError(
+            message,
+            retryable=error.retryable,
+            status=error.status,
+            unavailable=error.unavailable,
+            cut=error.thinking,
+        )
 
     def _unusable(self, content: bytes, choices: Sequence[object], question: Question) -> _AttemptError:
         said = "a reply without a usable answer"
