@@ -91,6 +91,25 @@ async def test_as_many_requests_are_on_their_way_as_simulations_may_be(wave):
     assert len(llm.on_their_way) > 0.7 * wave * rounds
 
 
+async def test_a_simulation_that_comes_to_what_was_tried_to_the_end_keeps_no_other_waiting():
+    class Rounds(CountingPolicy):
+        now = rounds = 0
+
+        async def propose(self, *args: object, **settings: object) -> list[Action]:
+            self.rounds += not self.now
+            self.now += 1
+            await asyncio.sleep(0)
+            self.now -= 1
+            return await super().propose(*args, **settings)
+
+    policy = Rounds()
+    puzzles = game24.tasks(1, 30, split="test")
+    for puzzle in puzzles:
+        await search(MCTS(num_simulations=48, wave=16), puzzle, make=Game24, policy=policy, judge=Whim())
+    # Three at least: an end is three actions away. Waiting for all that are under way took 5.5 on average.
+    assert policy.rounds < 5.4 * len(puzzles)
+
+
 async def test_states_that_are_the_same_after_other_orders_of_actions_are_one_node():
     class Nameless(Game24):
         snapshot = None  # type: ignore[assignment]

@@ -161,10 +161,10 @@ class _Growth:
                 under_way = [one for one in under_way if not one.over]
             in_vain = False
             if back:
-                # One that found its way closed tried nothing, and closed something.
+                # One that found its way closed tried nothing, and closed something: where it was, no other will go.
                 tried = sum(one.end is not None or (one.first_new is not None and not one.node.closed) for one in back)
                 await self._learn(back)
-                in_vain = tried < len(back)
+                in_vain = any(one.end is None and one.first_new is None and not one.node.closed for one in back)
                 left -= tried
                 if not (tried or under_way or any(one.node.closed for one in back)):
                     return  # Scores beyond all measure tell no way from another, and will not.
