@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 
-def retry_after_s(header: str) -> float | None:
-    """Return the seconds a Retry-After header asks for, given in seconds or as a date; None if it says neither."""
+def retry_after_s(header: str) -> float:
+    """Return the seconds a Retry-After header asks for, given in seconds or as a date; 0 if it says neither."""
     if re.fullmatch(r"\d+(\.\d+)?", header):
         return float(header)
     try:
         date = parsedate_to_datetime(header)
     except ValueError:
-        return None
+        return 0.0
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return (date - datetime.now(UTC)).total_seconds()

@@ -347,7 +347,7 @@ class HTTPLLM:
         status = reply.status
         text = reply.content.decode(errors="replace")
         limited = status == _TOO_MANY_REQUESTS and not TOO_LARGE.search(text)
-        asked_s = retry_after_s(reply.headers.get("retry-after", "")) or 0.0
+        asked_s = retry_after_s(reply.headers.get("retry-after", ""))
         # A limit until later than anybody waits here is not waited out, so that nobody knows whom it lets through then.
         lasting = limited and asked_s > self._rate_limit_cap_s
         return _AttemptError(

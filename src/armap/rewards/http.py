@@ -198,7 +198,7 @@ class HTTPRewardModel:
         status = response.status_code
         if status != httpx.codes.OK:
             said = self._quoted(server_message(content) or content.decode(errors="replace"))
-            wait_s = retry_after_s(response.headers.get("Retry-After", "")) or 0.0
+            wait_s = retry_after_s(response.headers.get("Retry-After", ""))
             raise _AttemptError(f"HTTP {status}{said}", retryable=status in _RETRYABLE, status=status, wait_s=wait_s)
         score = self._score_in(content)
         self._scored += 1
