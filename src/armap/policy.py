@@ -108,7 +108,7 @@ class PromptedPolicy:
         (completion,) = await self._ask([*self._opening, *turns], n=1, sampling=sampling)
         said = without_thought(completion.text, cut=self._may_be_thought(completion))
         if said is None:
-            raise LLMError(f"the reflection on task {trajectory.task.id!r} was {CUT_SHORT}")
+            raise LLMError(f"the reflection on task {trajectory.task.id!r} was {CUT_SHORT}", cut=True)
         return " ".join(said.split())
 
     def _may_be_thought(self, completion: Completion) -> bool:

@@ -9,7 +9,7 @@ from armap.envs import game24, toy
 from armap.envs.game24 import Game24
 from armap.envs.play import play
 from armap.envs.toy import Toy
-from armap.errors import BudgetError, LLMError
+from armap.errors import BudgetError, EnvError, LLMError
 from armap.llms.cached import CachedLLM
 from armap.llms.scripted import ScriptedLLM
 from armap.pipeline.collect import collect
@@ -21,7 +21,7 @@ from armap.pipeline.verdicts import PairJudge
 from armap.pipeline.writers import EnvironmentWriter, LLMWriter
 from armap.policy import PromptedPolicy
 from armap.store import Ledger, RunFolder
-from armap.types import Budget, DiscardedPair, PreferencePair, SamplingParams, Trajectory, Usage
+from armap.types import Budget, DiscardedPair, Observation, PreferencePair, SamplingParams, Task, Trajectory, Usage
 from armap.world import LiveWorld
 
 SAMPLES = 6
@@ -433,7 +433,7 @@ class Counting(ScriptedLLM):
         return await super().generate(messages, n=n, sampling=sampling)
 
 
-async def test_replies_in_which_a_writer_or_a_judge_was_still_thinking_are_part_of_what_pairs_cost(tmp_path):
+async def test_what_a_writer_or_a_judge_took_in_vain_is_part_of_what_pairs_cost(tmp_path):
     def restores(messages, rng):
         return "<think>" if messages[-1].content.startswith("Task:") else written_by_a_reader(messages, rng)
 
@@ -445,6 +445,17 @@ async def test_replies_in_which_a_writer_or_a_judge_was_still_thinking_are_part_
     reader, judge = Counting(restores), Counting(says_a)
     _, discarded = await run_stages(tmp_path / "writer", Toy, writer=LLMWriter(reader, seed=0))
     assert reader.calls > 0
+    assert sum(record.usage.calls for record in discarded) == reader.calls
+
+    class Fragile(Toy):
+        def reset(self, task: Task) -> Observation:
+            if "~" in task.id:
+                raise EnvError("it fell over")
+            return super().reset(task)
+
+    reader = Counting(written_by_a_reader)
+    _, discarded = await run_stages(tmp_path / "fragile", Fragile, writer=LLMWriter(reader, seed=0, elaborate=False))
+    assert "failed: EnvError" in {record.reason for record in discarded}
     assert sum(record.usage.calls for record in discarded) == reader.calls
     judged = await run_stages(tmp_path / "judge", Toy, judge=PairJudge(judge, seed=0))
     unjudged = await run_stages(tmp_path / "none", Toy)

@@ -181,7 +181,9 @@ class _PairMaker:
                 self._written[attempt.id] = discard
             except RunError as error:
                 self._written[attempt.id] = _failed(error)
-                self._writing[attempt.id] = error.usage if isinstance(error, LLMError) else Usage()
+                # Whatever else breaks, breaks after the instruction was written and paid for.
+                if isinstance(error, LLMError):
+                    self._writing[attempt.id] = error.usage
 
     async def make(
         self, neighbourhood: Neighbourhood, there: set[str]
